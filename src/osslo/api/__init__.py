@@ -1,0 +1,1 @@
+"""The HTTP API: one adapter and one schema file for each protocol."""

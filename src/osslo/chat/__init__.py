@@ -1,0 +1,1 @@
+"""One turn: render, generate, parse; one stream of events that every protocol adapts."""

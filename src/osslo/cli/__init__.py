@@ -1,0 +1,1 @@
+"""The osslo command: thin commands over the layers below."""

@@ -1,0 +1,1 @@
+"""Continuous batching over paged KV: from token ids to token ids."""

@@ -1,0 +1,1 @@
+"""Checked wrappers over the native kernels, and the same maths in NumPy."""

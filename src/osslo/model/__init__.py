@@ -1,0 +1,1 @@
+"""Config, checkpoints, packed files, tokenizer, and the forward pass."""
