@@ -1,0 +1,1 @@
+"""Reading checkpoints: Hugging Face safetensors, OpenAI's original layout, and GGUF."""
