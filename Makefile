@@ -1,0 +1,97 @@
+# Osslo's house: `make run` serves, `make test` proves. `make help` lists the rest.
+# Everything installs into $(VENV); nothing needs root, a GPU, Docker or Node.
+
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON_BIN := $(VENV)/bin/python
+PIP := $(PYTHON_BIN) -m pip --disable-pip-version-check
+PYTEST_ARGS ?=
+
+# torch is a test dependency only. Its CPU build lives on an index of its own; where that index is
+# out of reach pip says so and takes what the other indexes have.
+TORCH := torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+BUILT := $(VENV)/.osslo-built
+DEV := $(VENV)/.osslo-dev
+
+.PHONY: help setup build run test test-slow test-model check lint format type docs \
+	asan bench bench-peers bench-depth synth clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- install and build ---------------------------------------------------------------------------
+
+$(PYTHON_BIN):
+	@python=$$(sh scripts/find_python.sh) && echo "osslo: creating $(VENV) with $$python" \
+		&& { "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+
+$(BUILT): pyproject.toml $(NATIVE_SOURCES) | $(PYTHON_BIN)
+	@echo "osslo: installing, and building the kernels (a minute or two)"
+	@$(PIP) install -q "scikit-build-core>=1.0" "nanobind>=3.1" "cmake>=3.20" ninja
+	@$(PIP) install -q --no-build-isolation -e .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BUILT)
+	@echo "osslo: installing what tests need"
+	@$(PIP) install -q --retries 1 --timeout 30 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install -q --no-build-isolation -e '.[dev]'
+	@touch $@
+
+build: $(BUILT) ## create .venv, install Osslo and build its kernels
+setup: $(BUILT) $(DEV) ## build, and install what tests need
+
+# --- use -----------------------------------------------------------------------------------------
+
+run: $(BUILT) ## serve on 127.0.0.1:8000 (OSSLO_PORT, OSSLO_API_KEY, OSSLO_MODEL)
+	@exec $(VENV)/bin/osslo serve
+
+synth: $(BUILT) ## write a full-size gpt-oss-20b of random weights (12 GB) under build/synth
+	@mkdir -p build/synth
+	@$(VENV)/bin/osslo synth build/synth/gpt-oss-20b.gguf --preset gpt-oss-20b --format gguf
+
+bench: $(BUILT) ## measure a model on this machine: make bench MODEL=gpt-oss-20b
+	@$(VENV)/bin/osslo bench $(MODEL)
+
+# Full-size rows and the stand-in's come from separate processes so that page caches do not mix.
+bench-peers: $(BUILT) ## measure against llama.cpp, interleaved; writes build/bench-peers.json
+	@$(PYTHON_BIN) bench/peers.py --out build/bench-peers.json
+
+bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-depth.json
+	@$(PYTHON_BIN) bench/peers.py --rows decode_16384,decode_32768 --out build/bench-depth.json
+
+# --- prove ---------------------------------------------------------------------------------------
+
+lint: $(DEV) ## ruff: rules and format, edits nothing
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: $(DEV) ## ruff: mend what can be mended
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+type: $(DEV) ## mypy, strict
+	@$(VENV)/bin/mypy
+
+test: $(BUILT) $(DEV) lint type ## install, then lint, types, architecture and all quick tests
+	@$(PYTHON_BIN) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+check: test ## what CI runs
+
+test-model: $(BUILT) $(DEV) ## only the tests that run the stand-in model
+	@$(PYTHON_BIN) -m pytest -m "model and not slow" $(PYTEST_ARGS)
+
+test-slow: $(BUILT) $(DEV) ## the tests that take minutes
+	@$(PYTHON_BIN) -m pytest -m slow $(PYTEST_ARGS)
+
+asan: $(BUILT) $(DEV) ## build with the address and undefined-behaviour sanitizers; test the kernels
+	@$(PYTHON_BIN) scripts/sanitize.py
+
+docs: $(DEV) ## write docs/cli.md from the commands' own help
+	@$(PYTHON_BIN) scripts/cli_docs.py
+
+clean: ## remove build/ (synthetic models too) and caches; .venv stays
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
