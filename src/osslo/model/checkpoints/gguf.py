@@ -143,7 +143,7 @@ class GgufFile:
     def float32(self, name: str) -> NDArray[np.float32]:
         """A tensor's values, float32 of its shape (a copy, but for F32)."""
         tensor = self._tensor(name)
-        return _DECODERS[tensor.type](self.blocks(name)).reshape(tensor.shape)
+        return decode_blocks(tensor.type, self.blocks(name)).reshape(tensor.shape)
 
     def header_bytes(self) -> NDArray[np.uint8]:
         """Everything before the first tensor's data, mapped."""
@@ -158,6 +158,11 @@ class GgufFile:
 
 
 # --- blocks ---------------------------------------------------------------------------------------
+
+
+def decode_blocks(kind: GgmlType, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Raw blocks u8 `[..., block_bytes]` as float32 `[..., block_values]`."""
+    return _DECODERS[kind](blocks)
 
 
 def halves_to_pairs(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
