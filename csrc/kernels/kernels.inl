@@ -1,0 +1,390 @@
+// The kernels, written once over eight lanes. Each instruction set includes this file inside its
+// namespace after its own operations.
+
+namespace {
+
+// exp(x) = 2^n * e^r with r in [-ln2/2, ln2/2]; relative error below 2e-7. Exactly 1 at 0 and
+// exactly 0 below -87, so that masked positions leave a sum as it was.
+inline F8 exp(F8 x) {
+  const F8 floor = set1(-87.0f);
+  const F8 clamped = min(max(x, floor), set1(88.0f));
+  const I8 n = round_to_int(mul(clamped, set1(1.44269504f)));
+  const F8 nf = to_float(n);
+  F8 r = fma(nf, set1(-0.693359375f), clamped);
+  r = fma(nf, set1(2.12194440e-4f), r);
+  F8 p = set1(1.0f / 5040.0f);
+  p = fma(p, r, set1(1.0f / 720.0f));
+  p = fma(p, r, set1(1.0f / 120.0f));
+  p = fma(p, r, set1(1.0f / 24.0f));
+  p = fma(p, r, set1(1.0f / 6.0f));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  return select_less(x, floor, zero(), mul(p, exp2_int(n)));
+}
+
+// E2M1 values (OCP MX 1.0): twice the value plus 12, so that all are small and unsigned.
+alignas(16) const uint8_t kMxfp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24,
+                                             12, 11, 10, 9,  8,  6,  4,  0};
+constexpr int kMxfp4Offset = 12;
+
+const int8_t* row_values(const MatmulTask& t, int i) {
+  const ptrdiff_t row = t.index ? t.index[i] : i;
+  return t.x.values + row * t.x.stride;
+}
+ptrdiff_t block_row(const MatmulTask& t, int i) {
+  const ptrdiff_t row = t.index ? t.index[i] : i;
+  return row * (t.x.stride / kBlock);
+}
+
+void write(const MatmulTask& t, int panel, int token, F8 value) {
+  float* out = t.out + token * t.out_stride + panel * kPanelRows;
+  if (t.bias) value = add(value, load(t.bias + panel * kPanelRows));
+  const int left = t.weights->rows - panel * kPanelRows;
+  if (left >= kPanelRows) {
+    store(out, t.accumulate ? add(load(out), value) : value);
+    return;
+  }
+  float lanes_of[kPanelRows];
+  store(lanes_of, value);
+  for (int i = 0; i < left; ++i) out[i] = t.accumulate ? out[i] + lanes_of[i] : lanes_of[i];
+}
+
+struct Mxfp4Blocks {
+  static constexpr size_t bytes = 128;
+  static constexpr size_t scale_bytes = 8;
+  static F8 scale(const uint8_t* p) { return load_e8m0(p); }
+  static Block weights(const uint8_t* p) { return unpack_mxfp4(p, kMxfp4Table); }
+  // The table doubles the values.
+  static F8 dot(const Block& w, const int8_t* x, int32_t sum, float x_scale, F8 w_scale, F8 acc) {
+    const I8 products = subtract(dot_unsigned(w, x), kMxfp4Offset * sum);
+    return fma(to_float(products), mul(w_scale, set1(0.5f * x_scale)), acc);
+  }
+  static F8 column(const Block& w, int k) {
+    const F8 twice = to_float(byte_unsigned(lanes(w, k / 4), k % 4));
+    return mul(sub(twice, set1(kMxfp4Offset)), set1(0.5f));
+  }
+};
+
+struct Q8Blocks {
+  static constexpr size_t bytes = 256;
+  static constexpr size_t scale_bytes = 16;
+  static F8 scale(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
+  static Block weights(const uint8_t* p) { return load_q8(reinterpret_cast<const int8_t*>(p)); }
+  static F8 dot(const Block& w, const int8_t* x, int32_t, float x_scale, F8 w_scale, F8 acc) {
+    return fma(to_float(dot_signed(w, x)), mul(w_scale, set1(x_scale)), acc);
+  }
+  static F8 column(const Block& w, int k) { return to_float(byte_signed(lanes(w, k / 4), k % 4)); }
+};
+
+// One panel against N tokens, int8 activations.
+template <class Weights, int N>
+void int8_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, int token) {
+  const int blocks = t.weights->blocks();
+  const uint8_t* scales = panel;
+  const uint8_t* weights = panel + t.weights->scales_bytes();
+  const int8_t* x[N];
+  const float* x_scale[N];
+  const int32_t* x_sum[N];
+  F8 acc[N];
+  for (int n = 0; n < N; ++n) {
+    x[n] = row_values(t, token + n);
+    x_scale[n] = t.x.scales + block_row(t, token + n);
+    x_sum[n] = t.x.sums + block_row(t, token + n);
+    acc[n] = zero();
+  }
+  for (int b = 0; b < blocks; ++b) {
+    const F8 scale = Weights::scale(scales + Weights::scale_bytes * static_cast<size_t>(b));
+    const Block w = Weights::weights(weights + Weights::bytes * static_cast<size_t>(b));
+    for (int n = 0; n < N; ++n)
+      acc[n] = Weights::dot(w, x[n] + kBlock * b, x_sum[n][b], x_scale[n][b], scale, acc[n]);
+  }
+  for (int n = 0; n < N; ++n) write(t, panel_index, token + n, acc[n]);
+}
+
+const float* row_floats(const MatmulTask& t, int i) {
+  const ptrdiff_t row = t.index ? t.index[i] : i;
+  return t.x.floats + row * t.x.stride;
+}
+
+// One panel against N tokens, float activations and block-scaled weights.
+template <class Weights, int N>
+void float_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, int token) {
+  const int blocks = t.weights->blocks();
+  const uint8_t* scales = panel;
+  const uint8_t* weights = panel + t.weights->scales_bytes();
+  F8 acc[N];
+  for (int n = 0; n < N; ++n) acc[n] = zero();
+  for (int b = 0; b < blocks; ++b) {
+    const F8 scale = Weights::scale(scales + Weights::scale_bytes * static_cast<size_t>(b));
+    const Block w = Weights::weights(weights + Weights::bytes * static_cast<size_t>(b));
+    for (int k = 0; k < kBlock; ++k) {
+      const F8 column = mul(Weights::column(w, k), scale);
+      for (int n = 0; n < N; ++n)
+        acc[n] = fma(column, set1(row_floats(t, token + n)[kBlock * b + k]), acc[n]);
+    }
+  }
+  for (int n = 0; n < N; ++n) write(t, panel_index, token + n, acc[n]);
+}
+
+struct Bf16Columns {
+  static F8 column(const uint8_t* p, int k) {
+    return load_bf16(reinterpret_cast<const uint16_t*>(p) + kPanelRows * k);
+  }
+};
+struct F32Columns {
+  static F8 column(const uint8_t* p, int k) {
+    return load(reinterpret_cast<const float*>(p) + kPanelRows * k);
+  }
+};
+
+// One panel against N tokens, float activations and plain weights.
+template <class Weights, int N>
+void plain_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, int token) {
+  F8 acc[N];
+  for (int n = 0; n < N; ++n) acc[n] = zero();
+  for (int k = 0; k < t.weights->columns; ++k) {
+    const F8 column = Weights::column(panel, k);
+    for (int n = 0; n < N; ++n) acc[n] = fma(column, set1(row_floats(t, token + n)[k]), acc[n]);
+  }
+  for (int n = 0; n < N; ++n) write(t, panel_index, token + n, acc[n]);
+}
+
+using Tile = void (*)(const MatmulTask&, const uint8_t*, int, int);
+struct Tiles {
+  Tile one;
+  Tile four;
+};
+
+Tiles tiles_for(WeightKind kind, bool quantized) {
+  switch (kind) {
+    case WeightKind::kMxfp4:
+      if (quantized) return {int8_tile<Mxfp4Blocks, 1>, int8_tile<Mxfp4Blocks, 4>};
+      return {float_tile<Mxfp4Blocks, 1>, float_tile<Mxfp4Blocks, 4>};
+    case WeightKind::kQ8:
+      if (quantized) return {int8_tile<Q8Blocks, 1>, int8_tile<Q8Blocks, 4>};
+      return {float_tile<Q8Blocks, 1>, float_tile<Q8Blocks, 4>};
+    case WeightKind::kBf16: return {plain_tile<Bf16Columns, 1>, plain_tile<Bf16Columns, 4>};
+    case WeightKind::kF32: break;
+  }
+  return {plain_tile<F32Columns, 1>, plain_tile<F32Columns, 4>};
+}
+
+// Tokens whose activations stay in a second-level cache while panels pass: 64 rows of 2880 int8
+// are 180 KiB of the 512 KiB that the smallest current cores have.
+constexpr int kTokenBlock = 64;
+
+void matmul(const MatmulTask& t) {
+  const Tiles tiles = tiles_for(t.weights->kind, t.x.quantized());
+  const size_t panel_bytes = t.weights->panel_bytes();
+  for (int begin = 0; begin < t.tokens; begin += kTokenBlock) {
+    const int end = begin + kTokenBlock < t.tokens ? begin + kTokenBlock : t.tokens;
+    for (int p = t.panel_begin; p < t.panel_end; ++p) {
+      const uint8_t* panel = t.weights->data + panel_bytes * static_cast<size_t>(p);
+      int i = begin;
+      for (; i + 4 <= end; i += 4) tiles.four(t, panel, p, i);
+      for (; i < end; ++i) tiles.one(t, panel, p, i);
+    }
+  }
+}
+
+void quantize(const float* x, int32_t columns, int8_t* values, float* scales, int32_t* sums) {
+  for (int32_t begin = 0; begin < columns; begin += kBlock) {
+    float padded[kBlock] = {};
+    const int32_t n = columns - begin < kBlock ? columns - begin : kBlock;
+    const float* from = x + begin;
+    if (n < kBlock) {
+      for (int32_t i = 0; i < n; ++i) padded[i] = from[i];
+      from = padded;
+    }
+    F8 largest = zero();
+    for (int i = 0; i < kBlock; i += 8) largest = max(largest, abs(load(from + i)));
+    const float amax = max_lane(largest);
+    // Below 1e-30 the inverse would overflow; such a block is zero to any matrix product.
+    const float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
+    int32_t total = 0;
+    for (int i = 0; i < kBlock; i += 8) {
+      const I8 q = round_to_int(mul(load(from + i), set1(inverse)));
+      store_int8(values + begin + i, q);
+      total += sum(q);
+    }
+    scales[begin / kBlock] = amax > 1e-30f ? amax / 127.0f : 0.0f;
+    sums[begin / kBlock] = total;
+  }
+}
+
+void rms_norm(const float* x, const float* weight, int32_t n, float epsilon, float* out) {
+  F8 squares = zero();
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) squares = fma(load(x + i), load(x + i), squares);
+  float total = sum(squares);
+  for (; i < n; ++i) total = __builtin_fmaf(x[i], x[i], total);
+  const float scale = 1.0f / __builtin_sqrtf(total / static_cast<float>(n) + epsilon);
+  for (i = 0; i + 8 <= n; i += 8)
+    store(out + i, mul(mul(load(x + i), set1(scale)), load(weight + i)));
+  for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+// min(g, L) * sigmoid(alpha * min(g, L)) * (clamp(u, -L, L) + 1), gpt-oss's expert activation.
+F8 clamped_swiglu(F8 gate, F8 up, float alpha, float limit) {
+  const F8 g = min(gate, set1(limit));
+  const F8 u = max(min(up, set1(limit)), set1(-limit));
+  const F8 sigmoid = div(set1(1.0f), add(set1(1.0f), exp(mul(g, set1(-alpha)))));
+  return mul(mul(g, sigmoid), add(u, set1(1.0f)));
+}
+
+void swiglu(const float* gate_up, int32_t n, float alpha, float limit, float* out) {
+  for (int32_t i = 0; i < n; i += 8) {
+    const F8 value = clamped_swiglu(load(gate_up + 2 * i), load(gate_up + 2 * i + 8), alpha, limit);
+    if (i + 8 <= n) {
+      store(out + i, value);
+    } else {
+      float lanes_of[8];
+      store(lanes_of, value);
+      for (int32_t j = i; j < n; ++j) out[j] = lanes_of[j - i];
+    }
+  }
+}
+
+void rope(float* x, int32_t heads, int32_t head_dim, const float* cosine, const float* sine,
+          float scale) {
+  const int32_t half = head_dim / 2;
+  for (int32_t h = 0; h < heads; ++h, x += head_dim)
+    for (int32_t i = 0; i < half; ++i) {
+      const float a = x[i] * cosine[i] - x[i + half] * sine[i];
+      const float b = x[i + half] * cosine[i] + x[i] * sine[i];
+      x[i] = a * scale;
+      x[i + half] = b * scale;
+    }
+}
+
+void to_half(const float* x, int32_t n, uint16_t* out) {
+  for (int32_t i = 0; i < n; i += 8) store_f16(out + i, load(x + i));
+}
+
+void add_scaled(const float* x, float weight, int32_t n, float* out) {
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) store(out + i, fma(load(x + i), set1(weight), load(out + i)));
+  for (; i < n; ++i) out[i] = __builtin_fmaf(x[i], weight, out[i]);
+}
+
+struct HalfElements {
+  using type = uint16_t;
+  static F8 read(const type* p) { return load_f16(p); }
+};
+struct FloatElements {
+  using type = float;
+  static F8 read(const type* p) { return load(p); }
+};
+
+// Scores of 8 query rows (lanes) at positions [begin, end) of a page; masked lanes are -infinity.
+template <class Elements>
+F8 page_scores(const AttentionTask& t, const typename Elements::type* keys, const float* query,
+               int begin, int end, int page_start, F8 first, F8 last, float* scores) {
+  const F8 minus_infinity = set1(-__builtin_inff());
+  F8 highest = minus_infinity;
+  for (int j = begin; j < end; ++j) {
+    F8 acc[kAttentionRows];
+    for (F8& a : acc) a = zero();
+    const typename Elements::type* key = keys + static_cast<ptrdiff_t>(j) * t.head_dim;
+    for (int d = 0; d < t.head_dim; d += 8) {
+      const F8 k = Elements::read(key + d);
+      for (int r = 0; r < kAttentionRows; ++r)
+        acc[r] = fma(k, load(query + r * t.head_dim + d), acc[r]);
+    }
+    const F8 position = set1(static_cast<float>(page_start + j));
+    F8 s = select_less(position, last, sums(acc), minus_infinity);
+    s = select_less(position, first, minus_infinity, s);
+    store(scores + j * kAttentionRows, s);
+    highest = max(highest, s);
+  }
+  return highest;
+}
+
+// acc[r] = acc[r] * decay[r] + sum over positions of weight[r] * V.
+template <class Elements>
+void page_values(const AttentionTask& t, const typename Elements::type* values,
+                 const float* weights, const float* decay, int begin, int end, float* sum_rows) {
+  for (int d = 0; d < t.head_dim; d += 8) {
+    F8 acc[kAttentionRows];
+    for (int r = 0; r < kAttentionRows; ++r)
+      acc[r] = mul(load(sum_rows + r * t.head_dim + d), set1(decay[r]));
+    for (int j = begin; j < end; ++j) {
+      const F8 v = Elements::read(values + static_cast<ptrdiff_t>(j) * t.head_dim + d);
+      const float* w = weights + j * kAttentionRows;
+      for (int r = 0; r < kAttentionRows; ++r) acc[r] = fma(set1(w[r]), v, acc[r]);
+    }
+    for (int r = 0; r < kAttentionRows; ++r) store(sum_rows + r * t.head_dim + d, acc[r]);
+  }
+}
+
+// Streaming softmax over whole pages (arXiv 1805.02867), starting from the sink.
+template <class Elements>
+void attend(const AttentionTask& t) {
+  float* query = t.scratch;
+  float* sum_rows = query + kAttentionRows * t.head_dim;
+  float* weights = sum_rows + kAttentionRows * t.head_dim;
+  float first_of[kAttentionRows], last_of[kAttentionRows], sink_of[kAttentionRows];
+  int lowest = t.first[0];
+  int highest = t.last[0];
+  for (int r = 0; r < kAttentionRows; ++r) {
+    const int from = r < t.rows ? r : 0;  // unused rows repeat the first
+    for (int d = 0; d < t.head_dim; ++d) {
+      query[r * t.head_dim + d] = t.query[from][d];
+      sum_rows[r * t.head_dim + d] = 0.0f;
+    }
+    first_of[r] = static_cast<float>(t.first[from]);
+    last_of[r] = static_cast<float>(t.last[from]);
+    sink_of[r] = t.sink[from];
+    lowest = t.first[from] < lowest ? t.first[from] : lowest;
+    highest = t.last[from] > highest ? t.last[from] : highest;
+  }
+  const F8 first = load(first_of);
+  const F8 last = load(last_of);
+  F8 peak = load(sink_of);
+  F8 total = set1(1.0f);
+  const size_t value_offset = static_cast<size_t>(kPageTokens) * static_cast<size_t>(t.head_dim);
+  for (int p = lowest / kPageTokens; p * kPageTokens < highest; ++p) {
+    const int start = p * kPageTokens;
+    const int begin = lowest > start ? lowest - start : 0;
+    const int end = highest - start < kPageTokens ? highest - start : kPageTokens;
+    const auto* keys = reinterpret_cast<const typename Elements::type*>(
+        t.pool + t.page_stride * static_cast<size_t>(t.pages[p]));
+    const F8 page_peak =
+        page_scores<Elements>(t, keys, query, begin, end, start, first, last, weights);
+    const F8 new_peak = max(peak, page_peak);
+    const F8 decay = exp(sub(peak, new_peak));
+    total = mul(total, decay);
+    for (int j = begin; j < end; ++j) {
+      const F8 w = exp(sub(load(weights + j * kAttentionRows), new_peak));
+      store(weights + j * kAttentionRows, w);
+      total = add(total, w);
+    }
+    peak = new_peak;
+    float decay_of[kAttentionRows];
+    store(decay_of, decay);
+    page_values<Elements>(t, keys + value_offset, weights, decay_of, begin, end, sum_rows);
+  }
+  float total_of[kAttentionRows];
+  store(total_of, total);
+  for (int r = 0; r < t.rows; ++r) {
+    const F8 inverse = set1(1.0f / total_of[r]);
+    for (int d = 0; d < t.head_dim; d += 8)
+      store(t.out[r] + d, mul(load(sum_rows + r * t.head_dim + d), inverse));
+  }
+}
+
+void attention(const AttentionTask& t) {
+  if (t.half) {
+    attend<HalfElements>(t);
+  } else {
+    attend<FloatElements>(t);
+  }
+}
+
+}  // namespace
+
+Kernels kernels(const char* name) {
+  return {name,   matmul, attention, quantize,  rms_norm,
+          swiglu, rope,   to_half,   add_scaled};
+}
