@@ -221,9 +221,10 @@ class NativeModel {
         pool_(threads > 0 ? threads : usable_threads()),
         forward_(weights_, kernels_, pool_) {}
 
-  std::unique_ptr<KvCache> new_kv(int32_t full_pages, int32_t window_pages) const {
+  // Python owns what this returns.
+  KvCache* new_kv(int32_t full_pages, int32_t window_pages) const {
     require(full_pages >= 0 && window_pages >= 0, "page counts must not be negative");
-    return std::make_unique<KvCache>(weights_.shape(), full_pages, window_pages);
+    return new KvCache(weights_.shape(), full_pages, window_pages);
   }
 
   Out<float> forward(KvCache& kv, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
@@ -347,7 +348,7 @@ NB_MODULE(_native, m) {
            nb::arg("path"), nb::arg("shape"), nb::arg("tensors"), nb::arg("threads"),
            nb::arg("isa"))
       .def("new_kv", &NativeModel::new_kv, nb::arg("full_pages"), nb::arg("window_pages"),
-           nb::keep_alive<0, 1>())
+           nb::rv_policy::take_ownership)
       .def("forward", &NativeModel::forward, nb::arg("kv"), nb::arg("token_ids"),
            nb::arg("positions"), nb::arg("sequence_starts"), nb::arg("full_pages"),
            nb::arg("window_pages"), nb::arg("logit_rows"))
