@@ -115,13 +115,13 @@ Out<float> bind_matmul(const std::string& isa, WeightKind kind, size_t rows, In<
   std::vector<float> floats(tokens * stride);
   std::vector<int8_t> values(tokens * stride);
   std::vector<float> scales(tokens * stride / kBlock);
-  std::vector<int32_t> sums(scales.size());
+  std::vector<int32_t> offsets(scales.size());
   for (size_t t = 0; t < tokens; ++t) {
     std::copy_n(x.data() + t * x.shape(1), x.shape(1), floats.begin() + static_cast<ptrdiff_t>(t * stride));
     k.quantize(&floats[t * stride], m.columns, &values[t * stride], &scales[t * stride / kBlock],
-               &sums[t * stride / kBlock]);
+               &offsets[t * stride / kBlock]);
   }
-  const Activations a{floats.data(), int8 ? values.data() : nullptr, scales.data(), sums.data(),
+  const Activations a{floats.data(), int8 ? values.data() : nullptr, scales.data(), offsets.data(),
                       static_cast<int32_t>(stride)};
   Out<float> out = new_array<float>({tokens, rows});
   k.matmul({&m, nullptr, 0, m.panels(), a, nullptr, length(tokens), out.data(),
@@ -134,9 +134,9 @@ nb::tuple bind_quantize(const std::string& isa, In<float, 1> x) {
   const size_t blocks = (x.shape(0) + kBlock - 1) / kBlock;
   Out<int8_t> values = new_array<int8_t>({blocks * kBlock});
   Out<float> scales = new_array<float>({blocks});
-  Out<int32_t> sums = new_array<int32_t>({blocks});
-  k.quantize(x.data(), length(x.shape(0)), values.data(), scales.data(), sums.data());
-  return nb::make_tuple(values, scales, sums);
+  Out<int32_t> offsets = new_array<int32_t>({blocks});
+  k.quantize(x.data(), length(x.shape(0)), values.data(), scales.data(), offsets.data());
+  return nb::make_tuple(values, scales, offsets);
 }
 
 Out<float> bind_rms_norm(const std::string& isa, In<float, 1> x, In<float, 1> weight,

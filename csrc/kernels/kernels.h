@@ -46,13 +46,17 @@ struct PanelMatrix {
   size_t bytes() const { return panel_bytes() * static_cast<size_t>(panels()); }
 };
 
-// Activations of T rows, as floats or as int8 in blocks of 32 with a float scale and the sum of the
-// integers (which MXFP4's offset needs). Columns past the end of the last block are zero.
+// MXFP4 weights enter integer products as twice their value plus this, small and unsigned.
+constexpr int kMxfp4Offset = 12;
+
+// Activations of T rows, as floats or as int8 in blocks of 32 with a float scale. `offsets` is
+// kMxfp4Offset times a block's sum: what the unsigned products have too much, the same for all
+// rows of the weights. Columns past the end of the last block are zero.
 struct Activations {
   const float* floats = nullptr;   // [T, stride] float path only
   const int8_t* values = nullptr;  // [T, stride] int8 path only
   const float* scales = nullptr;   // [T, stride / 32]
-  const int32_t* sums = nullptr;   // [T, stride / 32]
+  const int32_t* offsets = nullptr;  // [T, stride / 32]
   int32_t stride = 0;              // columns rounded up to whole blocks
 
   bool quantized() const { return values != nullptr; }
@@ -99,8 +103,9 @@ struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
   void (*attention)(const AttentionTask&);
-  // values [stride], scales and sums [stride / 32] from x [columns].
-  void (*quantize)(const float* x, int32_t columns, int8_t* values, float* scales, int32_t* sums);
+  // values [stride], scales and offsets [stride / 32] from x [columns].
+  void (*quantize)(const float* x, int32_t columns, int8_t* values, float* scales,
+                   int32_t* offsets);
   // out = x / rms(x) * weight.
   void (*rms_norm)(const float* x, const float* weight, int32_t n, float epsilon, float* out);
   // gate_up holds panels of 8 gate rows and 8 up rows in turn; out [n].

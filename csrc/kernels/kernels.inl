@@ -26,7 +26,6 @@ inline F8 exp(F8 x) {
 // E2M1 values (OCP MX 1.0): twice the value plus 12, so that all are small and unsigned.
 alignas(16) const uint8_t kMxfp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24,
                                              12, 11, 10, 9,  8,  6,  4,  0};
-constexpr int kMxfp4Offset = 12;
 
 const int8_t* row_values(const MatmulTask& t, int i) {
   const ptrdiff_t row = t.index ? t.index[i] : i;
@@ -53,16 +52,14 @@ void write(const MatmulTask& t, int panel, int token, F8 value) {
 struct Mxfp4Blocks {
   static constexpr size_t bytes = 128;
   static constexpr size_t scale_bytes = 8;
-  static F8 scale(const uint8_t* p) { return load_e8m0(p); }
+  // Half of it, since the table doubles the values.
+  static F8 scale(const uint8_t* p) { return mul(load_e8m0(p), set1(0.5f)); }
   static Block weights(const uint8_t* p) { return unpack_mxfp4(p, kMxfp4Table); }
-  // The table doubles the values.
-  static F8 dot(const Block& w, const int8_t* x, int32_t sum, float x_scale, F8 w_scale, F8 acc) {
-    const I8 products = subtract(dot_unsigned(w, x), kMxfp4Offset * sum);
-    return fma(to_float(products), mul(w_scale, set1(0.5f * x_scale)), acc);
+  static I8 dot(const Block& w, const int8_t* x, int32_t offset) {
+    return subtract(dot_unsigned(w, x), offset);
   }
   static F8 column(const Block& w, int k) {
-    const F8 twice = to_float(byte_unsigned(lanes(w, k / 4), k % 4));
-    return mul(sub(twice, set1(kMxfp4Offset)), set1(0.5f));
+    return sub(to_float(byte_unsigned(lanes(w, k / 4), k % 4)), set1(kMxfp4Offset));
   }
 };
 
@@ -71,9 +68,7 @@ struct Q8Blocks {
   static constexpr size_t scale_bytes = 16;
   static F8 scale(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
   static Block weights(const uint8_t* p) { return load_q8(reinterpret_cast<const int8_t*>(p)); }
-  static F8 dot(const Block& w, const int8_t* x, int32_t, float x_scale, F8 w_scale, F8 acc) {
-    return fma(to_float(dot_signed(w, x)), mul(w_scale, set1(x_scale)), acc);
-  }
+  static I8 dot(const Block& w, const int8_t* x, int32_t) { return dot_signed(w, x); }
   static F8 column(const Block& w, int k) { return to_float(byte_signed(lanes(w, k / 4), k % 4)); }
 };
 
@@ -85,19 +80,21 @@ void int8_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, int t
   const uint8_t* weights = panel + t.weights->scales_bytes();
   const int8_t* x[N];
   const float* x_scale[N];
-  const int32_t* x_sum[N];
+  const int32_t* x_offset[N];
   F8 acc[N];
   for (int n = 0; n < N; ++n) {
     x[n] = row_values(t, token + n);
     x_scale[n] = t.x.scales + block_row(t, token + n);
-    x_sum[n] = t.x.sums + block_row(t, token + n);
+    x_offset[n] = t.x.offsets + block_row(t, token + n);
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b) {
     const F8 scale = Weights::scale(scales + Weights::scale_bytes * static_cast<size_t>(b));
     const Block w = Weights::weights(weights + Weights::bytes * static_cast<size_t>(b));
-    for (int n = 0; n < N; ++n)
-      acc[n] = Weights::dot(w, x[n] + kBlock * b, x_sum[n][b], x_scale[n][b], scale, acc[n]);
+    for (int n = 0; n < N; ++n) {
+      const I8 products = Weights::dot(w, x[n] + kBlock * b, x_offset[n][b]);
+      acc[n] = fma(to_float(products), mul(scale, set1(x_scale[n][b])), acc[n]);
+    }
   }
   for (int n = 0; n < N; ++n) write(t, panel_index, token + n, acc[n]);
 }
@@ -188,7 +185,8 @@ void matmul(const MatmulTask& t) {
   }
 }
 
-void quantize(const float* x, int32_t columns, int8_t* values, float* scales, int32_t* sums) {
+void quantize(const float* x, int32_t columns, int8_t* values, float* scales,
+              int32_t* offsets) {
   for (int32_t begin = 0; begin < columns; begin += kBlock) {
     float padded[kBlock] = {};
     const int32_t n = columns - begin < kBlock ? columns - begin : kBlock;
@@ -209,7 +207,7 @@ void quantize(const float* x, int32_t columns, int8_t* values, float* scales, in
       total += sum(q);
     }
     scales[begin / kBlock] = amax > 1e-30f ? amax / 127.0f : 0.0f;
-    sums[begin / kBlock] = total;
+    offsets[begin / kBlock] = kMxfp4Offset * total;
   }
 }
 

@@ -99,7 +99,7 @@ void Forward::reserve(int32_t rows, int32_t logit_count) {
   const size_t widest = std::max({n * hidden, n * query, pairs * inner});
   grow(values_, widest);
   grow(scales_, widest / kBlock);
-  grow(sums_, widest / kBlock);
+  grow(offsets_, widest / kBlock);
   grow(scratch_, attention_scratch_floats(shape_.head_dim) * static_cast<size_t>(pool_.size()));
   grow(row_sequence_, n);
   grow(chosen_, pairs);
@@ -158,9 +158,9 @@ Activations Forward::activations(const float* floats, int32_t columns, int32_t r
     const auto blocks = static_cast<size_t>(stride / kBlock);
     kernels_.quantize(floats + row * static_cast<size_t>(stride), columns,
                       &values_[row * static_cast<size_t>(stride)], &scales_[row * blocks],
-                      &sums_[row * blocks]);
+                      &offsets_[row * blocks]);
   });
-  return {floats, values_.data(), scales_.data(), sums_.data(), stride};
+  return {floats, values_.data(), scales_.data(), offsets_.data(), stride};
 }
 
 Activations usable_by(const PanelMatrix& weights, Activations x) {
@@ -355,7 +355,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
     if (own.values) {
       own.values += static_cast<ptrdiff_t>(begin) * h.stride;
       own.scales += begin * blocks;
-      own.sums += begin * blocks;
+      own.offsets += begin * blocks;
     }
     kernels_.matmul({&weights, weights_.down_bias(layer, task.expert), task.panel_begin,
                      task.panel_end, own, nullptr, expert_begin_[task.expert + 1] - begin,

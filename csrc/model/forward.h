@@ -87,7 +87,7 @@ class Forward {
   std::vector<float> cosine_, sine_;  // [rows, head_dim / 2]
   std::vector<int8_t> values_;     // int8 activations of the current product
   std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  std::vector<int32_t> offsets_;
   std::vector<float> scratch_;     // attention, per thread
   std::vector<AttentionTile> tiles_;
   std::vector<int32_t> row_sequence_;    // [rows]
