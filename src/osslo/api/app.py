@@ -1,0 +1,48 @@
+"""The application: routes, error handlers and the outer gate, wired explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import osslo
+from osslo.api import chat_completions, docs, health, models
+from osslo.api.errors import install_error_handlers
+from osslo.api.middleware import RequestGate
+from osslo.api.services import Services
+
+_DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer …`."
+
+
+def create_app(services: Services) -> FastAPI:
+    """The ASGI application over `services`. When it shuts down it drains and closes the backends.
+
+    Cross-origin requests are refused by browsers, because no CORS headers are sent.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.lifecycle.drain()
+        for model in services.registry:
+            await model.backend.drain(services.drain_s)
+            await model.backend.close()
+
+    app = FastAPI(
+        title="Osslo",
+        version=osslo.__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    services.metrics.watch(services.registry)
+    install_error_handlers(app)
+    for router in (health.router, models.router, chat_completions.router, docs.router):
+        app.include_router(router)
+    docs.install_openapi(app, chat_completions.schemas)
+    app.add_middleware(RequestGate, metrics=services.metrics)
+    return app

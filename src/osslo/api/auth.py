@@ -1,0 +1,61 @@
+"""Who calls: Bearer keys. A `KeyRing` says whose a key is; accounts bring another one later."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from osslo.errors import AuthenticationError
+
+bearer_scheme = HTTPBearer(auto_error=False, description="Authorization: Bearer sk-…")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller. `tenant` is the unit of fairness and of cache isolation."""
+
+    tenant: str
+
+
+class KeyRing(Protocol):
+    """Knows the keys."""
+
+    async def identify(self, key: str) -> Caller | None:
+        """Whose `key` is, or None. Takes the same time for every wrong key of a length."""
+        ...
+
+
+class SingleKeyRing:
+    """One key for everybody."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    async def identify(self, key: str) -> Caller | None:
+        matches = hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._key)
+        return Caller(tenant="default") if matches else None
+
+
+async def require_caller(request: Request) -> Caller:
+    """The caller, from the Authorization header. Raises `AuthenticationError`."""
+    header = request.headers.get("authorization", "")
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise AuthenticationError(
+            "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
+            code="missing_api_key",
+        )
+    caller = await cast(KeyRing, request.app.state.services.keys).identify(key.strip())
+    if caller is None:
+        raise AuthenticationError(
+            "Incorrect API key provided. Use the key that the server printed when it started, or "
+            "the one in OSSLO_API_KEY."
+        )
+    return caller
+
+
+WithCaller = Annotated[Caller, Depends(require_caller)]

@@ -1,0 +1,201 @@
+"""`POST /v1/chat/completions`: a thin adapter over `Turn`. It has no generation logic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from osslo.api.auth import Caller, WithCaller
+from osslo.api.body import read_json
+from osslo.api.chat_completions_reply import (
+    IndexedEvents,
+    ReplyHead,
+    failure_event,
+    streamed_reply,
+    whole_reply,
+)
+from osslo.api.chat_completions_request import to_chat_request
+from osslo.api.chat_completions_schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    ErrorReply,
+)
+from osslo.api.services import Services, WithServices
+from osslo.api.sse import EventStreamResponse, unless_disconnected
+from osslo.chat.choices import interleave
+from osslo.chat.events import TurnEnded
+from osslo.chat.models import ServedModel
+from osslo.chat.request import ChatRequest
+from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
+from osslo.telemetry import LOGGER_NAME
+
+router = APIRouter(tags=["chat"])
+schemas = (ChatCompletionRequest, ChatCompletion, ChatCompletionChunk, ErrorReply)
+
+_log = logging.getLogger(LOGGER_NAME + ".turn")
+
+
+def _ref(schema: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema.__name__}"}
+
+
+_OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(ChatCompletionRequest)}},
+    },
+    "responses": {
+        "200": {
+            "description": "The answer, or with `stream` its events, ended by `[DONE]`.",
+            "content": {
+                "application/json": {"schema": _ref(ChatCompletion)},
+                "text/event-stream": {"schema": _ref(ChatCompletionChunk)},
+            },
+        },
+        **{
+            status: {
+                "description": what,
+                "content": {"application/json": {"schema": _ref(ErrorReply)}},
+            }
+            for status, what in {
+                "400": "The request is wrong; `param` names where.",
+                "401": "No key, or a wrong one.",
+                "404": "No such model.",
+                "413": "The body is too large.",
+                "429": "Too many requests; see Retry-After.",
+                "503": "The server is full or shutting down; see Retry-After.",
+            }.items()
+        },
+    },
+}
+
+
+@router.post("/v1/chat/completions", openapi_extra=_OPENAPI, summary="Chat completion")
+async def create_chat_completion(
+    request: Request, services: WithServices, caller: WithCaller
+) -> Response:
+    """Answer a conversation, whole or as a stream of server-sent events."""
+    services.lifecycle.check()
+    body = await read_json(
+        request, ChatCompletionRequest, limit_bytes=services.limits.max_body_bytes
+    )
+    model = services.registry.get(body.model)
+    asked = _to_request(body, model, caller, services)
+    turn = await asyncio.to_thread(prepare, model, asked, today=services.today())
+    head = _head(body, model, asked, turn, services)
+    events = interleave(
+        [
+            Turn(model, choice, on_ended=_accountant(model, services)).events()
+            for choice in _choices(turn, head.choices)
+        ]
+    )
+    return await _respond(request, body, head, events, services)
+
+
+def _to_request(
+    body: ChatCompletionRequest, model: ServedModel, caller: Caller, services: Services
+) -> ChatRequest:
+    return to_chat_request(
+        body,
+        model,
+        request_id="chatcmpl-" + secrets.token_hex(12),
+        tenant=caller.tenant,
+        limits=services.limits,
+    )
+
+
+def _head(
+    body: ChatCompletionRequest,
+    model: ServedModel,
+    asked: ChatRequest,
+    turn: PreparedTurn,
+    services: Services,
+) -> ReplyHead:
+    excluded = body.reasoning is not None and bool(body.reasoning.exclude)
+    options = body.stream_options
+    return ReplyHead(
+        completion_id=asked.request_id,
+        created=int(services.clock()),
+        model=model.id,
+        effort=turn.effort.value if asked.reasoning else "none",
+        choices=body.n or 1,
+        logprobs=bool(body.logprobs),
+        show_reasoning=body.include_reasoning is not False and not excluded,
+        include_usage=options is not None and bool(options.include_usage),
+        metadata=body.metadata,
+    )
+
+
+def _choices(turn: PreparedTurn, count: int) -> list[PreparedTurn]:
+    """The same turn `count` times, each with an id and, if seeded, a seed of its own."""
+    if count == 1:
+        return [turn]
+    generation = turn.generation
+    seed = generation.sampling.seed
+    return [
+        replace(
+            turn,
+            generation=replace(
+                generation,
+                request_id=f"{generation.request_id}-{index}",
+                sampling=replace(generation.sampling, seed=None if seed is None else seed + index),
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+async def _respond(
+    request: Request,
+    body: ChatCompletionRequest,
+    head: ReplyHead,
+    events: IndexedEvents,
+    services: Services,
+) -> Response:
+    headers = {"x-osslo-model": head.model}
+    if body.stream:
+        return EventStreamResponse(
+            streamed_reply(head, events),
+            failure=failure_event,
+            heartbeat_s=services.heartbeat_s,
+            grace_s=services.start_grace_s,
+            headers=headers,
+        )
+    reply = await unless_disconnected(request.receive, whole_reply(head, events))
+    if reply is None:
+        return Response(status_code=499)
+    return JSONResponse(reply, headers=headers)
+
+
+def _accountant(model: ServedModel, services: Services) -> OnEnded:
+    """Counts a turn when it ends, whatever the reason."""
+
+    def on_ended(ended: TurnEnded) -> None:
+        services.metrics.turn_ended(
+            model=model.id,
+            reason=ended.reason.value,
+            usage=ended.usage,
+            first_output_s=ended.first_output_s,
+        )
+        for kind in ended.deviations:
+            services.metrics.malformed_output(kind)
+        _log.info(
+            "turn",
+            extra={
+                "model": model.id,
+                "reason": ended.reason.value,
+                "prompt_tokens": ended.usage.prompt_tokens,
+                "cached_tokens": ended.usage.cached_tokens,
+                "completion_tokens": ended.usage.completion_tokens,
+                "error": ended.error.code if ended.error is not None else None,
+            },
+        )
+
+    return on_ended

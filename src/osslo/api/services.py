@@ -1,0 +1,70 @@
+"""What the API needs, built once by the composition root and handed over explicitly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from osslo.api.auth import KeyRing
+from osslo.chat.models import ModelRegistry
+from osslo.errors import ShuttingDownError
+from osslo.settings import LimitSettings
+from osslo.telemetry import Metrics
+
+
+class Lifecycle:
+    """Whether the server still takes new work. Only `drain` changes it, and only once."""
+
+    def __init__(self) -> None:
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """Take no new work from now on. Safe to call from a signal handler."""
+        self._draining = True
+
+    def check(self) -> None:
+        """Raise `ShuttingDownError` if new work is no longer taken."""
+        if self._draining:
+            raise ShuttingDownError(
+                "The server is shutting down and takes no new requests.", retry_after_s=5
+            )
+
+
+def utc_today() -> str:
+    """The date in UTC, ISO."""
+    return datetime.now(UTC).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that routes use. `heartbeat_s` is the silence after which a stream sends a
+    comment; `start_grace_s` is how long a stream waits for the engine to accept or refuse before
+    it commits to status 200."""
+
+    registry: ModelRegistry
+    keys: KeyRing
+    metrics: Metrics = field(default_factory=Metrics)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    heartbeat_s: float = 10.0
+    start_grace_s: float = 1.0
+    drain_s: float = 30.0
+    today: Callable[[], str] = utc_today
+    clock: Callable[[], float] = time.time
+
+
+def services_of(request: Request) -> Services:
+    """The services that `create_app` put into the application's state."""
+    return cast(Services, request.app.state.services)
+
+
+WithServices = Annotated[Services, Depends(services_of)]

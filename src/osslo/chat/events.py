@@ -1,0 +1,115 @@
+"""The one stream of a turn. Every protocol adapts it; none sees tokens.
+
+Order: `TurnStarted`, any number of the middle events, and exactly one `TurnEnded`. A call's events
+share an `index`, counted from 0; calls do not interleave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from osslo.errors import OssloError
+from osslo.types import Timings, Usage
+
+
+class TurnEnd(StrEnum):
+    """Why a turn ended."""
+
+    STOP = "stop"  # the final answer is complete, or a stop string was met
+    LENGTH = "length"  # the token limit or the end of the context
+    TOOL_CALLS = "tool_calls"  # the caller has to run tools
+    ABORT = "abort"  # the caller went away or cancelled
+    ERROR = "error"  # the engine failed; `TurnEnded.error` says how
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLogprob:
+    """Log-probability (nats) of one token of the visible text, and its alternatives, best first.
+
+    `text` is the token's own text, with U+FFFD where its bytes are not whole characters.
+    """
+
+    text: str
+    raw: bytes
+    logprob: float
+    top: tuple[ContentLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The backend took the request."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgressed:
+    """`done_tokens` of `total_tokens` of the prompt are processed."""
+
+    done_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of the analysis."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the visible text. Held back while it could be the start of a stop string."""
+
+    text: str
+    logprobs: tuple[ContentLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """A call of the function `name` begins."""
+
+    index: int
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a call's arguments, as generated."""
+
+    index: int
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnded:
+    """A call is complete, or cut off if the turn ends with LENGTH."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The terminal event. `deviations` names each departure from the format that was mended;
+    `first_output_s` is the time from start to the first reasoning, text or call."""
+
+    reason: TurnEnd
+    usage: Usage
+    timings: Timings | None = None
+    error: OssloError | None = None
+    deviations: tuple[str, ...] = ()
+    first_output_s: float | None = None
+
+
+TurnEvent = (
+    TurnStarted
+    | PrefillProgressed
+    | ReasoningDelta
+    | TextDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | ToolCallEnded
+    | TurnEnded
+)

@@ -1,0 +1,118 @@
+"""What every protocol asks of a turn, in one neutral record. Adapters build it; `Turn` runs it.
+
+Nothing here knows HTTP or a protocol's spelling. `n` choices are n requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from osslo.harmony.messages import FunctionTool, ReasoningEffort
+from osslo.types import SamplingParams, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class SystemText:
+    """A system message. A `Reasoning: high` line in it sets the effort."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeveloperText:
+    """A developer message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserText:
+    """A user message; parts are already joined."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantTurn:
+    """What the model said before: reasoning (handed back by the caller), text, calls."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """The result of a call. `name` is needed only if no earlier message holds the call."""
+
+    call_id: str
+    content: str
+    name: str | None = None
+
+
+ChatMessage = SystemText | DeveloperText | UserText | AssistantTurn | ToolOutput
+
+
+class ToolMode(StrEnum):
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether tools may or must be called; `names`, if any, are the only ones allowed."""
+
+    mode: ToolMode = ToolMode.AUTO
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """The final message is free text."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """The final message is some JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """The final message is JSON that fits `schema`, which is also shown to the model."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str = ""
+    strict: bool = False
+
+
+OutputFormat = PlainText | JsonObject | JsonSchema
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One turn to run.
+
+    `max_tokens` is the caller's limit on the output, in tokens; None takes what the context
+    leaves, up to `sampling.max_tokens`, which holds the server's cap. `stop` strings end the
+    visible text and are not part of it. `effort` None leaves it to a system message's line, then
+    to the default. `reasoning` False opens the answer without an analysis. `tenant` is the unit of
+    fairness and of prefix-cache isolation.
+    """
+
+    request_id: str
+    messages: tuple[ChatMessage, ...]
+    sampling: SamplingParams
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = False
+    output_format: OutputFormat = PlainText()
+    effort: ReasoningEffort | None = None
+    reasoning: bool = True
+    tenant: str = ""

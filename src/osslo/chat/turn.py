@@ -1,0 +1,238 @@
+"""One turn: render, generate, parse, until exactly one terminal event.
+
+`prepare` does what needs a CPU (run it off the event loop); `Turn.events` is the stream that
+protocols adapt. Closing the stream early aborts the generation at once. The loop over
+server-side tools will run here, between two generations; callers' own tools end the turn.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import CancelledError
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from osslo.chat.assembler import TurnAssembler
+from osslo.chat.conversation import build_conversation
+from osslo.chat.events import (
+    PrefillProgressed,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallStarted,
+    TurnEnd,
+    TurnEnded,
+    TurnEvent,
+    TurnStarted,
+)
+from osslo.chat.form import grammar_for
+from osslo.chat.models import ServedModel
+from osslo.chat.request import ChatRequest
+from osslo.errors import ContextLengthError, EngineError, OssloError
+from osslo.harmony.messages import ReasoningEffort
+from osslo.harmony.render import Renderer
+from osslo.harmony.vocabulary import Markers
+from osslo.types import FinishReason, GenerationRequest, PrefillProgress, TokenDelta, Usage
+
+OnEnded = Callable[[TurnEnded], None]
+
+_OUTPUT = (ReasoningDelta, TextDelta, ToolCallStarted)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTurn:
+    """A turn ready to run: the backend's request, and how to read its output."""
+
+    generation: GenerationRequest
+    effort: ReasoningEffort
+    stop: tuple[str, ...]
+    functions: frozenset[str]
+
+
+def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> PreparedTurn:
+    """Render the prompt, choose the grammar and settle the token limit.
+
+    Raises `ContextLengthError` where prompt and requested output do not fit, `GrammarError` for a
+    schema that cannot be enforced, `RequestError` for a conversation that makes no sense.
+    """
+    conversation = build_conversation(request, model.prompt, today)
+    grammar = grammar_for(model, request)
+    prompt = tuple(Renderer(model.vocabulary).render(conversation))
+    markers = Markers.of(model.vocabulary)
+    stop_ids = {markers.return_, markers.call, *request.sampling.stop_token_ids}
+    sampling = replace(
+        request.sampling,
+        max_tokens=_output_limit(model, request, len(prompt)),
+        stop_token_ids=tuple(sorted(stop_ids)),
+    )
+    return PreparedTurn(
+        generation=GenerationRequest(
+            request_id=request.request_id,
+            prompt=prompt,
+            sampling=sampling,
+            grammar=grammar,
+            tenant=request.tenant,
+        ),
+        effort=conversation.effort,
+        stop=request.stop,
+        functions=frozenset(tool.name for tool in request.tools),
+    )
+
+
+class Turn:
+    """Runs one prepared turn on a model's backend. Good for one use.
+
+    `on_ended` is called exactly once for every turn that the backend did not refuse, also when the
+    caller closes the stream early: that is where usage is counted.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        prepared: PreparedTurn,
+        *,
+        on_ended: OnEnded | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = model.backend
+        self._generation = prepared.generation
+        self._assembler = TurnAssembler(
+            model.vocabulary, stop=prepared.stop, functions=prepared.functions
+        )
+        self._on_ended = on_ended
+        self._clock = clock
+        self._started_at = clock()
+        self._first_output_s: float | None = None
+
+    async def events(self) -> AsyncGenerator[TurnEvent, None]:
+        """The turn's events, the last of them `TurnEnded`.
+
+        Raises the backend's `RequestError` or `OverloadedError` before the first event if it
+        refuses the request; after that nothing is raised, an error is in the terminal event.
+        """
+        stream = self._backend.generate(self._generation)
+        accepted = False
+        last: TokenDelta | None = None
+        failure: OssloError | None = None
+        try:
+            async for item in stream:
+                if not accepted:
+                    accepted = True
+                    yield TurnStarted(len(self._generation.prompt))
+                for event in self._adapt(item):
+                    yield event
+                if isinstance(item, TokenDelta) and item.finish_reason is not None:
+                    last = item
+                    break
+        except (GeneratorExit, CancelledError):
+            self._report(self._ended(TurnEnd.ABORT, None, None))
+            raise
+        except Exception as error:
+            failure = _as_osslo_error(error)
+            if not accepted:
+                raise failure from error
+        finally:
+            await _close(stream)
+        try:
+            for event in self._note(self._assembler.finish()):
+                yield event
+        except GeneratorExit:
+            self._report(self._conclude(last, failure))
+            raise
+        ended = self._conclude(last, failure)
+        self._report(ended)
+        yield ended
+
+    def _adapt(self, item: TokenDelta | PrefillProgress) -> list[TurnEvent]:
+        if isinstance(item, PrefillProgress):
+            return [PrefillProgressed(item.done_tokens, item.total_tokens)]
+        events: list[TurnEvent] = []
+        known = len(item.logprobs) == len(item.tokens)
+        for index, token in enumerate(item.tokens):
+            events += self._assembler.feed(token, item.logprobs[index] if known else None)
+        if self._assembler.stopped and item.finish_reason is None:
+            self._backend.abort(self._generation.request_id)
+        return self._note(events)
+
+    def _note(self, events: list[TurnEvent]) -> list[TurnEvent]:
+        if self._first_output_s is None and any(isinstance(event, _OUTPUT) for event in events):
+            self._first_output_s = self._clock() - self._started_at
+        return events
+
+    def _conclude(self, last: TokenDelta | None, failure: OssloError | None) -> TurnEnded:
+        """The terminal event, from the backend's last delta or from what went wrong."""
+        if last is None:
+            failure = failure or EngineError("The engine ended the request without saying why.")
+            return self._ended(TurnEnd.ERROR, None, failure)
+        if last.finish_reason is FinishReason.ERROR:
+            error = last.error or EngineError("The engine failed while running the request.")
+            return self._ended(TurnEnd.ERROR, last, error)
+        if self._assembler.stopped:
+            return self._ended(TurnEnd.STOP, last, None)
+        match last.finish_reason:
+            case FinishReason.LENGTH:
+                reason = TurnEnd.LENGTH
+            case FinishReason.ABORT:
+                reason = TurnEnd.ABORT
+            case _:
+                reason = TurnEnd.TOOL_CALLS if self._assembler.calls else TurnEnd.STOP
+        return self._ended(reason, last, None)
+
+    def _ended(
+        self, reason: TurnEnd, last: TokenDelta | None, error: OssloError | None
+    ) -> TurnEnded:
+        counted = last.usage if last is not None else None
+        whole = counted is not None and not self._assembler.stopped
+        usage = Usage(
+            prompt_tokens=len(self._generation.prompt),
+            completion_tokens=counted.completion_tokens
+            if counted is not None and whole
+            else self._assembler.tokens,
+            cached_tokens=counted.cached_tokens if counted is not None else 0,
+            reasoning_tokens=self._assembler.reasoning_tokens,
+        )
+        return TurnEnded(
+            reason=reason,
+            usage=usage,
+            timings=last.timings if last is not None else None,
+            error=error,
+            deviations=tuple(self._assembler.deviations),
+            first_output_s=self._first_output_s,
+        )
+
+    def _report(self, ended: TurnEnded) -> None:
+        if self._on_ended is not None:
+            self._on_ended(ended)
+
+
+def _output_limit(model: ServedModel, request: ChatRequest, prompt_tokens: int) -> int:
+    """How many tokens the turn may generate. Raises `ContextLengthError` with the numbers."""
+    context = model.context_tokens
+    room = context - prompt_tokens
+    if room < 1:
+        raise ContextLengthError(
+            f"This model's context is {context} tokens, but the messages take {prompt_tokens}. "
+            "Shorten the messages.",
+            param="messages",
+        )
+    if request.max_tokens is None:
+        return min(room, request.sampling.max_tokens)
+    if request.max_tokens > room:
+        raise ContextLengthError(
+            f"This model's context is {context} tokens, but the messages take {prompt_tokens} "
+            f"and {request.max_tokens} more are asked for as output. Shorten the messages or ask "
+            f"for at most {room} tokens.",
+            param="messages",
+        )
+    return request.max_tokens
+
+
+def _as_osslo_error(error: Exception) -> OssloError:
+    if isinstance(error, OssloError):
+        return error
+    return EngineError("The engine failed while running the request.")
+
+
+async def _close(stream: AsyncIterator[TokenDelta | PrefillProgress]) -> None:
+    """Close the backend's stream now rather than when it is collected: that is what aborts."""
+    if isinstance(stream, AsyncGenerator):
+        await stream.aclose()
