@@ -1,0 +1,112 @@
+"""Grammar constraints by llguidance: which tokens may follow, and which must.
+
+The compiler owns the tokenizer's trie (seconds to build, so once and lazily) and a small cache of
+compiled grammars. A `Constraint` belongs to one sequence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import llguidance
+import numpy as np
+from numpy.typing import NDArray
+
+from osslo.errors import EngineError, GrammarError
+from osslo.types import Grammar, TokenId
+
+CACHED_GRAMMARS = 64
+
+
+class ConstraintCompiler:
+    """Turns grammars into constraints over one tokenizer. Safe to use from several threads.
+
+    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`; `eos_ids` are all tokens that
+    may end an answer (harmony: `<|return|>` and `<|call|>`).
+    """
+
+    def __init__(self, tokenizer_json: str, eos_ids: Sequence[TokenId]) -> None:
+        self._tokenizer_json = tokenizer_json
+        self._eos_ids = list(eos_ids)
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Build the trie now rather than with the first grammar."""
+        with self._lock:
+            self._get_tokenizer()
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """A constraint at its start. Raises GrammarError with the first line of what is wrong."""
+        with self._lock:
+            tokenizer = self._get_tokenizer()
+            matcher = self._compiled.get(grammar.lark)
+            if matcher is None:
+                matcher = _compile(tokenizer, grammar.lark)
+                self._compiled[grammar.lark] = matcher
+                if len(self._compiled) > CACHED_GRAMMARS:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar.lark)
+            return Constraint(matcher.deep_copy(), tokenizer.vocab_size)
+
+    def _get_tokenizer(self) -> llguidance.LLTokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = llguidance.LLTokenizer(
+                self._tokenizer_json, eos_token=self._eos_ids or None
+            )
+        return self._tokenizer
+
+
+def _compile(tokenizer: llguidance.LLTokenizer, lark: str) -> llguidance.LLMatcher:
+    limits = llguidance.LLParserLimits(verbose_errors=False)  # no user text in errors or logs
+    source = llguidance.LLMatcher.grammar_from_lark(lark)
+    matcher = llguidance.LLMatcher(tokenizer, source, log_level=0, limits=limits)
+    if matcher.is_error():
+        raise GrammarError(f"the grammar cannot be enforced: {_first_line(matcher)}")
+    return matcher
+
+
+class Constraint:
+    """The state of one grammar after the tokens so far."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._bits = np.zeros((vocab_size + 31) // 32, dtype=np.int32)
+
+    @property
+    def finished(self) -> bool:
+        """The grammar is complete: nothing but an end token could follow."""
+        return self._matcher.is_stopped()
+
+    def mask(self, row: NDArray[np.float32]) -> None:
+        """Set the logits `[V]` of all tokens that may not follow to -inf, in place.
+
+        Tokens beyond the tokenizer's vocabulary (padding of the head) may never follow.
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        size = min(self._vocab_size, row.size)
+        allowed = np.unpackbits(self._bits.view(np.uint8), count=size, bitorder="little")
+        np.putmask(row[:size], allowed == 0, -np.inf)
+        row[size:] = -np.inf
+
+    def advance(self, token: TokenId) -> None:
+        """A token was appended. Raises EngineError if the grammar does not allow it."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def forced(self) -> list[TokenId]:
+        """The tokens that must come next, if there is no choice; they are not consumed."""
+        return [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EngineError(f"the grammar failed while running: {_first_line(self._matcher)}")
+
+
+def _first_line(matcher: llguidance.LLMatcher) -> str:
+    return matcher.get_error().strip().split("\n", 1)[0]

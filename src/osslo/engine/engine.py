@@ -1,0 +1,393 @@
+"""The engine: a `Backend` over a `ForwardModel`, with one thread that does all the computing.
+
+It owns that thread, the door (checks, overload, drain) and the way of events back to their readers.
+The work itself is the `Runner`'s. Requests are checked and their grammars compiled before they are
+accepted; from then on each ends in exactly one terminal `TokenDelta`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osslo.engine.constraint import Constraint, ConstraintCompiler
+from osslo.engine.delivery import AsyncMailbox, Mailbox, Parcel, ThreadMailbox, deliver
+from osslo.engine.limits import EngineLimits
+from osslo.engine.runner import Emission, Event, Runner
+from osslo.engine.sampler import Sampler, check_sampling
+from osslo.engine.sequence import RowsSink, Sequence
+from osslo.errors import (
+    ContextLengthError,
+    EngineError,
+    OverloadedError,
+    RequestError,
+    ShuttingDownError,
+    UnsupportedError,
+)
+from osslo.model.forward import ForwardModel
+from osslo.types import BackendStats, GenerationRequest, SamplingParams, TokenDelta, TokenId
+
+_FIRST_GUESS_S = 5.0  # duration of a request, before any has ended
+_MAX_RETRY_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    sequence: Sequence
+    mailbox: Mailbox
+
+
+class Engine:
+    """Continuous batching over one model. Thread-safe; the thread starts with the engine.
+
+    `constraints` is needed for requests that carry a grammar. `clock` gives seconds for timings.
+    Close it with `await close()` or `close_blocking()`; as a context manager it closes itself.
+    """
+
+    def __init__(
+        self,
+        model: ForwardModel,
+        limits: EngineLimits,
+        *,
+        constraints: ConstraintCompiler | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._context_tokens = limits.usable_context(model)
+        self._model = model
+        self._limits = limits
+        self._constraints = constraints
+        self._clock = clock
+        self._runner = Runner(model, limits, clock=clock)
+        self._eos_ids = frozenset(limits.eos_token_ids)
+        self._changed = threading.Condition()  # guards everything below
+        self._jobs: dict[str, _Job] = {}
+        self._per_tenant: Counter[str] = Counter()
+        self._arrived: list[Sequence] = []
+        self._to_abort: set[str] = set()
+        self._draining = False
+        self._closing = False
+        self._broken: EngineError | None = None
+        self._request_s = _FIRST_GUESS_S
+        self._thread = threading.Thread(target=self._work, name="osslo-engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_blocking()
+
+    @property
+    def max_context_tokens(self) -> int:
+        return self._context_tokens
+
+    @property
+    def ready(self) -> bool:
+        return not (self._draining or self._broken)
+
+    # --- generating ------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """See `Backend.generate`. A grammar is compiled in a worker thread, not on the loop."""
+        self._check_request(request)
+        constraint = None
+        if request.grammar is not None:
+            constraint = await asyncio.to_thread(self._constraint, request)
+        mailbox = AsyncMailbox()
+        sequence = self._accept(request, mailbox, constraint)
+        ended = False
+        try:
+            while not ended:
+                event = await mailbox.get()
+                ended = _is_terminal(event)
+                yield event
+        finally:
+            if not ended:
+                self._abort_sequence(sequence)
+
+    def generate_blocking(self, request: GenerationRequest) -> Iterator[Event]:
+        """The same for scripts and tests without an event loop. Nothing may be accepted until the
+        first event is asked for."""
+        self._check_request(request)
+        constraint = self._constraint(request)
+        mailbox = ThreadMailbox()
+        sequence = self._accept(request, mailbox, constraint)
+        ended = False
+        try:
+            while not ended:
+                event = mailbox.get()
+                ended = _is_terminal(event)
+                yield event
+        finally:
+            if not ended:
+                self._abort_sequence(sequence)
+
+    def score(self, ids: Items[TokenId]) -> NDArray[np.float32]:
+        """Logits `[T, V]` float32 of every position of a text, by the same forward and scheduler
+        that serve, without the prefix cache. Blocks.
+
+        Raises RequestError, ContextLengthError, OverloadedError, or what ended the run.
+        """
+        request = GenerationRequest(
+            f"score-{secrets.token_hex(8)}", tuple(ids), SamplingParams(max_tokens=1)
+        )
+        self._check_tokens(request.prompt, room=0)
+        logits = np.empty((len(request.prompt), self._model.vocab_size), dtype=np.float32)
+
+        def take(start: int, rows: NDArray[np.float32]) -> None:
+            logits[start : start + len(rows)] = rows
+
+        mailbox = ThreadMailbox()
+        sequence = self._accept(request, mailbox, None, take)
+        try:
+            event = mailbox.get()  # the only one: a scored text has no tokens and no progress
+        except BaseException:
+            self._abort_sequence(sequence)
+            raise
+        if isinstance(event, TokenDelta) and event.error is not None:
+            raise event.error
+        if sequence.pending:
+            raise ShuttingDownError("the engine closed before the text was scored")
+        return logits
+
+    def abort(self, request_id: str) -> None:
+        """See `Backend.abort`."""
+        with self._changed:
+            if request_id in self._jobs:
+                self._to_abort.add(request_id)
+                self._changed.notify_all()
+
+    def _abort_sequence(self, sequence: Sequence) -> None:
+        """Abort this very sequence, not a later one that carries the same id."""
+        with self._changed:
+            job = self._jobs.get(sequence.request_id)
+            if job is not None and job.sequence is sequence:
+                self._to_abort.add(sequence.request_id)
+                self._changed.notify_all()
+
+    # --- the door --------------------------------------------------------------------------------
+
+    def _check_request(self, request: GenerationRequest) -> None:
+        check_sampling(request.sampling, self._model.vocab_size)
+        self._check_tokens(request.prompt, room=1)
+        if request.adapter is not None:
+            raise UnsupportedError(
+                f"no adapter named {request.adapter!r} is loaded; leave `adapter` out",
+                param="adapter",
+            )
+        if request.grammar is not None and self._constraints is None:
+            raise UnsupportedError(
+                "this engine was built without a tokenizer and cannot enforce a grammar",
+                param="grammar",
+            )
+
+    def _check_tokens(self, prompt: tuple[TokenId, ...], *, room: int) -> None:
+        if not prompt:
+            raise RequestError("the prompt is empty; send at least one token", param="prompt")
+        if len(prompt) + room > self._context_tokens:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens, but the context holds "
+                f"{self._context_tokens} tokens of prompt and answer together; shorten the prompt",
+                param="prompt",
+            )
+        vocab_size = self._model.vocab_size
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise RequestError(
+                f"prompt token ids must be between 0 and {vocab_size - 1}", param="prompt"
+            )
+
+    def _constraint(self, request: GenerationRequest) -> Constraint | None:
+        if request.grammar is None or self._constraints is None:
+            return None
+        return self._constraints.compile(request.grammar)
+
+    def _accept(
+        self,
+        request: GenerationRequest,
+        mailbox: Mailbox,
+        constraint: Constraint | None,
+        rows_sink: RowsSink | None = None,
+    ) -> Sequence:
+        """Queue a checked request; from here on it gets its terminal event."""
+        sequence = self._sequence(request, constraint, rows_sink)
+        with self._changed:
+            self._check_capacity(request)
+            self._jobs[request.request_id] = _Job(sequence, mailbox)
+            self._per_tenant[request.tenant] += 1
+            self._arrived.append(sequence)
+            self._changed.notify_all()
+        return sequence
+
+    def _sequence(
+        self,
+        request: GenerationRequest,
+        constraint: Constraint | None,
+        rows_sink: RowsSink | None,
+    ) -> Sequence:
+        params = request.sampling
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        eos_ids = frozenset[TokenId]() if params.ignore_eos else self._eos_ids
+        sequence = Sequence(
+            request,
+            context_tokens=self._context_tokens,
+            stop_ids=eos_ids | frozenset(params.stop_token_ids),
+            sampler=Sampler(params, request.prompt, seed),
+            constraint=constraint,
+            rows_sink=rows_sink,
+            accepted=self._clock(),
+        )
+        sequence.append_forced()
+        return sequence
+
+    def _check_capacity(self, request: GenerationRequest) -> None:
+        if self._broken is not None:
+            raise EngineError(f"the engine has stopped: {self._broken.message}")
+        if self._draining:
+            raise ShuttingDownError("the server is shutting down; send the request again later")
+        if request.request_id in self._jobs:
+            raise RequestError(f"a request with the id {request.request_id!r} is already running")
+        limits = self._limits
+        if len(self._jobs) >= limits.max_running + limits.max_waiting:
+            raise OverloadedError(
+                f"{len(self._jobs)} requests are running or waiting, which is the limit; "
+                "try again later",
+                retry_after_s=self._retry_after_s(),
+            )
+        mine = self._per_tenant[request.tenant]
+        if limits.max_per_tenant is not None and mine >= limits.max_per_tenant:
+            raise OverloadedError(
+                f"{mine} requests of yours are running or waiting, which is the limit; "
+                "try again when one has ended",
+                retry_after_s=self._retry_after_s(),
+            )
+
+    def _retry_after_s(self) -> float:
+        """When about one place in the queue should be free: places turn over `max_running` at a
+        time, each in the mean time of a request."""
+        wait = self._request_s / self._limits.max_running
+        return float(min(_MAX_RETRY_AFTER_S, max(1.0, round(wait))))
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._publish(self._runner.step())
+                if self._runner.broken is not None:
+                    raise self._runner.broken
+        except Exception as error:
+            self._break_down(error)
+
+    def _wait_for_work(self) -> bool:
+        """Take in what arrived and what is to be aborted. False when the engine is closed."""
+        with self._changed:
+            while not (self._runner.has_work or self._arrived or self._to_abort or self._closing):
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, []
+            aborted = [self._jobs[i].sequence for i in self._to_abort if i in self._jobs]
+            self._to_abort = set()
+        for sequence in arrived:
+            self._runner.add(sequence)
+        if aborted:
+            self._publish([self._runner.abort(sequence) for sequence in aborted])
+        return self._runner.has_work or not self._closing
+
+    def _publish(self, emissions: list[Emission]) -> None:
+        parcels: list[Parcel] = []
+        ended: list[Emission] = []
+        for emission in emissions:
+            sequence, event = emission
+            parcels.append((self._jobs[sequence.request_id].mailbox, event))
+            if _is_terminal(event):
+                ended.append(emission)
+        if ended:
+            with self._changed:
+                for sequence, _ in ended:
+                    self._forget(sequence)
+                self._changed.notify_all()
+        deliver(parcels)
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._jobs[sequence.request_id]
+        self._to_abort.discard(sequence.request_id)
+        self._per_tenant[sequence.tenant] -= 1
+        if not self._per_tenant[sequence.tenant]:
+            del self._per_tenant[sequence.tenant]
+        taken = self._clock() - sequence.clocks.accepted
+        self._request_s += 0.1 * (taken - self._request_s)
+
+    def _break_down(self, error: Exception) -> None:
+        """The thread cannot go on: everybody gets an ERROR, and nobody is let in any more."""
+        failure = error
+        if not isinstance(failure, EngineError):
+            failure = EngineError(f"the engine broke down: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        with self._changed:
+            self._broken = failure
+            arrived, self._arrived = self._arrived, []
+        for sequence in arrived:
+            self._runner.add(sequence)
+        self._publish(self._runner.fail_all(failure))
+
+    # --- stats and the end -----------------------------------------------------------------------
+
+    def stats(self) -> BackendStats:
+        """See `Backend.stats`. Pages of both kinds together; `extra` has them apart."""
+        memory, counters = self._runner.memory, self._runner.counters
+        running = len(self._runner.scheduler.running)
+        return BackendStats(
+            running=running,
+            waiting=max(0, len(self._jobs) - running),
+            max_waiting=self._limits.max_waiting,
+            pages_used=memory.full.held_count + memory.window.held_count,
+            pages_total=memory.full.capacity + memory.window.capacity,
+            prefix_hits_tokens=counters.cached_tokens,
+            prompt_tokens=counters.prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            extra={
+                "full_pages_used": memory.full.held_count,
+                "full_pages_cached": memory.full.idle_count,
+                "window_pages_used": memory.window.held_count,
+                "window_pages_cached": memory.window.idle_count,
+                "preemptions": self._runner.scheduler.preemptions,
+                "steps": counters.steps,
+                "rows": counters.rows,
+            },
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        """See `Backend.drain`. Waiting requests count as running: they were accepted."""
+        await asyncio.to_thread(self.drain_blocking, timeout_s)
+
+    async def close(self) -> None:
+        """Abort what is left and end the thread."""
+        await asyncio.to_thread(self.close_blocking)
+
+    def drain_blocking(self, timeout_s: float) -> None:
+        with self._changed:
+            self._draining = True
+            if self._changed.wait_for(lambda: not self._jobs, timeout_s):
+                return
+            self._to_abort.update(self._jobs)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._jobs or self._broken is not None)
+
+    def close_blocking(self) -> None:
+        self.drain_blocking(0.0)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+
+def _is_terminal(event: Event) -> bool:
+    return isinstance(event, TokenDelta) and event.finish_reason is not None
