@@ -126,12 +126,13 @@ def may_be_header(part: Part) -> bool:
     known_role = scan.role[:9] in (b"", b"assistant") or _KNOWN_ROLE.fullmatch(scan.role)
     known_channel = not scan.channel or _KNOWN_CHANNEL.fullmatch(scan.channel)
     if not known_role or not known_channel:
-        return _begins_word(scan.role + scan.channel) and not scan.rest
+        return begins_word(scan.role + scan.channel) and not scan.rest
     rest = scan.rest.strip()
-    return not rest or _begins_word(rest)
+    return not rest or begins_word(rest)
 
 
-def _begins_word(text: bytes) -> bool:
+def begins_word(text: bytes) -> bool:
+    """Whether a header's word may begin so."""
     return any(word.startswith(text) for word in _BEGINNINGS)
 
 

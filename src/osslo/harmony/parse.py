@@ -20,7 +20,7 @@ from osslo.harmony.events import (
     MessageEnded,
     MessageStarted,
 )
-from osslo.harmony.header import Header, Part, PartKind, interpret, may_be_header
+from osslo.harmony.header import Header, Part, PartKind, begins_word, interpret, may_be_header
 from osslo.harmony.messages import Channel, Message, Role
 from osslo.harmony.vocabulary import Markers, Vocabulary
 
@@ -146,7 +146,9 @@ class StreamParser:
         """An end marker, or the stream's end, where `<|message|>` was due."""
         header = interpret(self._parts, self._known, settled=False)
         raw = self._raw.strip()
-        if header.rest.strip() or (raw and self._is_unmarked(header)):
+        rest = header.rest.strip()
+        is_cut_word = reason is EndReason.CUT and self._parts[-1].announced and begins_word(rest)
+        if (rest and not is_cut_word) or (raw and self._is_unmarked(header)):
             self._begin_text(header)
         elif reason is EndReason.CUT:
             if raw:
@@ -154,6 +156,7 @@ class StreamParser:
         elif header.recipient or (header.channel and self._message is None):
             self._begin_text(header)
         elif len(self._parts) > 1:
+            self._events += header.anomalies
             self._report(Anomaly.EMPTY_MESSAGE)
         else:
             self._report(Anomaly.STRAY_END)
