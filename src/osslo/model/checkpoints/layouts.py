@@ -29,10 +29,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A stored tensor that a model of these sizes must have. `shape` is as in `Place`."""
+    """A stored tensor that a model of these sizes must have. `shape` is as in `Place`; `parts` are
+    the canonical parts of `layer` that are fused in it, in order."""
 
     stored: str
     shape: tuple[int, ...]
+    parts: tuple[str, ...]
+    layer: int | None
     is_matrix: bool
     is_expert: bool
 
@@ -64,12 +67,15 @@ class Layout:
                     yield self._expect(config, TensorName(part, layer))
 
     def _expect(self, config: ModelConfig, name: TensorName) -> Expected:
-        shapes = [tensor_shape(config, TensorName(part)) for part in self._fused(name.part)]
+        parts = self._fused(name.part)
+        shapes = [tensor_shape(config, TensorName(part)) for part in parts]
         shape = (sum(s[0] for s in shapes), *shapes[0][1:])
         is_expert = name.part in _EXPERT_PARTS
         return Expected(
             self._stored(name),
             (config.experts, *shape) if is_expert else shape,
+            tuple(parts),
+            name.layer,
             is_matrix=len(shape) == 2,
             is_expert=is_expert,
         )
