@@ -136,7 +136,8 @@ def rates(row: str, record: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     else:
         streams, _prompt, tokens = sizes
         yield row, streams * tokens / record["seconds"]
-        yield f"{row}_decode", streams * (tokens - 1) / record["decode_seconds"]
+        decoded = record.get("decode_tokens", streams * (tokens - 1))
+        yield f"{row}_decode", decoded / record["decode_seconds"]
 
 
 def measure(command: list[str], rows: Iterable[str], samples: Samples) -> None:

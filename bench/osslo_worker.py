@@ -1,0 +1,59 @@
+"""One process that measures Osslo for bench/peers.py: the same jobs and lines as peer/driver.cpp.
+
+usage: osslo_worker.py CHECKPOINT IDS THREADS JOB...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from osslo.cli.measure import Measured, Meter
+from osslo.model.checkpoints import open_checkpoint
+from osslo.model.model import Model
+from osslo.model.pack import ensure_packed
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from bench.peer_files import STREAM_TOKENS, STREAMS
+
+SPARE_TOKENS = 64
+
+
+def context_tokens(jobs: list[str]) -> int:
+    """Room for the largest job: all its numbers but the number of streams, added up."""
+    sizes = [1024]
+    for job in jobs:
+        kind, *numbers = job.split(":")
+        whole = [int(number) for number in numbers]
+        sizes.append(whole[0] * sum(whole[1:]) if kind == "streams" else sum(whole))
+    return max(sizes) + SPARE_TOKENS
+
+
+def report(measured: Measured) -> None:
+    """One JSON line."""
+    sys.stdout.write(json.dumps(asdict(measured)) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Load, run the jobs in order, print a line after each."""
+    checkpoint, ids_path, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    jobs = sys.argv[4:]
+    packed = ensure_packed(open_checkpoint(checkpoint), checkpoint.parent / "packed")
+    model = Model.load(packed, threads=threads)
+    ids = np.fromfile(ids_path, np.int32).reshape(STREAMS, STREAM_TOKENS)
+    with Meter(model, ids, context_tokens=context_tokens(jobs)) as meter:
+        for job in jobs:
+            if job == "start":
+                meter.decode(0, 1)
+                report(Measured("start", 0.0))  # the caller's clock counts
+            else:
+                report(meter.run(job))
+
+
+if __name__ == "__main__":
+    main()
