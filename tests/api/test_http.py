@@ -1,0 +1,193 @@
+"""What is the same on every path: keys, errors, ids, bodies, health, documents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from osslo.api.chat_completions_schema import ErrorReply
+from osslo.settings import LimitSettings
+from tests.api.conftest import Stage, ask, make_stage
+
+URL = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("key", [None, "sk-wrong", "", "sk-tëst"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-oss-20b"])
+async def test_no_key_or_a_wrong_one_is_401(stage: Stage, key: str | None, path: str) -> None:
+    async with stage.client(None) as client:
+        headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
+        response = await client.get(path, headers=headers)
+    error = ErrorReply.model_validate_json(response.text).error
+    assert response.status_code == 401
+    assert error.code == ("invalid_api_key" if key else "missing_api_key")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_the_key_is_asked_for_before_the_body_is_read(stage: Stage) -> None:
+    async with stage.client("sk-wrong") as client:
+        assert (await client.post(URL, content=b"{")).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"])
+async def test_what_needs_no_key(stage: Stage, path: str) -> None:
+    async with stage.client(None) as client:
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_models_say_plainly_what_is_served(stage: Stage) -> None:
+    async with stage.client() as client:
+        listed = (await client.get("/v1/models")).json()
+        alias = (await client.get("/v1/models/gpt-oss-20b")).json()
+        missing = await client.get("/v1/models/org/nonesuch")
+    assert [model["id"] for model in listed["data"]] == ["scripted-model", "gpt-oss-20b"]
+    assert alias["osslo"]["served"] == "scripted-model"
+    assert alias["osslo"]["note"] == "A script, not a model."
+    assert alias["object"] == "model"
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"
+
+
+async def test_unknown_routes_and_methods_have_the_error_shape(stage: Stage) -> None:
+    async with stage.client() as client:
+        missing = await client.get("/v1/nonesuch")
+        wrong = await client.get(URL)
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert ErrorReply.model_validate_json(missing.text).error.code == "unknown_url"
+    assert ErrorReply.model_validate_json(wrong.text).error.code == "method_not_allowed"
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_request_ids_are_taken_over_if_plain_and_made_otherwise(stage: Stage) -> None:
+    async with stage.client() as client:
+        taken = await client.get("/health", headers={"x-request-id": "my-id.1"})
+        made = await client.get("/health", headers={"x-request-id": "bad id\t" * 5})
+    assert taken.headers["x-request-id"] == "my-id.1"
+    assert made.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"[]", "invalid_json"),
+        (b"null", "invalid_json"),
+        (b'{"model": NaN}', "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b'{"model": "\xff"}', "invalid_utf8"),
+        (b'{"model": "x", "seed": ' + b"9" * 5000 + b"}", "invalid_json"),
+        (b'{"a":' * 100_000, "invalid_json"),
+    ],
+)
+async def test_bodies_that_are_no_json_object(stage: Stage, body: bytes, code: str) -> None:
+    async with stage.client() as client:
+        response = await client.post(URL, content=body)
+    assert response.status_code == 400
+    assert ErrorReply.model_validate_json(response.text).error.code == code
+
+
+async def test_json_needs_no_content_type(stage: Stage) -> None:
+    async with stage.client() as client:
+        response = await client.post(URL, content=json.dumps(ask()).encode())
+    assert response.status_code == 200
+
+
+async def test_draining_refuses_new_work_and_is_not_ready(stage: Stage) -> None:
+    stage.services.lifecycle.drain()
+    async with stage.client() as client:
+        refused = await client.post(URL, json=ask())
+        ready = await client.get("/ready")
+        health = await client.get("/health")
+    assert (refused.status_code, ready.status_code, health.status_code) == (503, 503, 200)
+    assert refused.json()["error"]["code"] == "shutting_down"
+    assert refused.headers["retry-after"] == "5"
+
+
+async def test_not_ready_while_the_backend_is_not(stage: Stage) -> None:
+    stage.backend.ready = False
+    async with stage.client() as client:
+        response = await client.get("/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "loading")
+
+
+async def test_metrics_count_requests_turns_and_tokens(stage: Stage) -> None:
+    async with stage.client() as client:
+        await client.post(URL, json=ask())
+        text = (await client.get("/metrics")).text
+    assert (
+        'osslo_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0'
+        in text
+    )
+    assert 'osslo_turns_total{model="scripted-model",reason="stop"} 1.0' in text
+    assert 'osslo_tokens_total{kind="reasoning",model="scripted-model"}' in text
+    assert 'osslo_engine_pages_total{model="scripted-model"} 10.0' in text
+    assert "osslo_http_in_flight 1.0" in text
+
+
+async def test_two_applications_do_not_share_counters() -> None:
+    first, second = make_stage(), make_stage()
+    async with first.client() as client:
+        await client.post(URL, json=ask())
+    async with second.client() as client:
+        assert "osslo_turns_total{" not in (await client.get("/metrics")).text
+
+
+async def test_documents_need_no_network(stage: Stage) -> None:
+    async with stage.client(None) as client:
+        page = (await client.get("/docs")).text
+        script = await client.get("/docs/assets/swagger-ui-bundle.js")
+        missing = await client.get("/docs/assets/other.js")
+    assert "http://" not in page
+    assert "https://" not in page
+    assert script.status_code == 200
+    assert len(script.content) > 500_000
+    assert missing.status_code == 404
+
+
+async def test_every_reference_of_the_openapi_document_resolves(stage: Stage) -> None:
+    document = stage.app.openapi()
+    schemas = document["components"]["schemas"]
+
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [ref for value in node.values() for ref in references(value)]
+        if isinstance(node, list):
+            return [ref for value in node for ref in references(value)]
+        return []
+
+    names = {ref.removeprefix("#/components/schemas/") for ref in references(document)}
+    assert names <= set(schemas)
+    assert "ChatCompletionRequest" in names
+    assert "schema" in schemas["JsonSchemaFormat"]["properties"]
+
+
+async def test_a_bug_of_ours_is_a_plain_500(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise ValueError("secret detail")
+
+    object.__setattr__(stage.services, "today", broken)
+    async with stage.client() as client:
+        response = await client.post(URL, json=ask())
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.json()["error"]["type"] == "server_error"
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_oversize_bodies_are_413_with_and_without_a_length(declared: bool) -> None:
+    stage = make_stage(limits=LimitSettings(max_body_bytes=2000))
+
+    async def chunks() -> Any:
+        for _ in range(10):
+            yield b" " * 500
+
+    content: Any = b" " * 5000 if declared else chunks()
+    async with stage.client() as client:
+        response = await client.post(URL, content=content)
+    assert response.status_code == 413
+    assert ErrorReply.model_validate_json(response.text).error.code == "body_too_large"
