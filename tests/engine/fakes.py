@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ class FakeModel:
         )
         for name in ("token_ids", "positions", "full_pages", "window_pages", "logit_rows"):
             assert getattr(step, name).dtype == np.int32
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             assert (np.diff(step.positions[start:end]) == 1).all()
         assert (np.diff(step.logit_rows) > 0).all()
         self._check_writers(step)
