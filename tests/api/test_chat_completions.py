@@ -244,6 +244,7 @@ MISSING = "missing_required_parameter"
 UNSUPPORTED = "unsupported_parameter"
 IMAGE = {"type": "image_url", "image_url": {}}
 RESULT = {"role": "tool", "content": "x"}
+LOST_RESULT = RESULT | {"tool_call_id": "c"}
 NO_SUCH_TOOL = {"type": "function", "function": {"name": "x"}}
 
 
@@ -263,7 +264,7 @@ def said(content: object) -> dict[str, Any]:
         (said([{"type": "text", "text": 5}]), "messages[0].content[0].text", "invalid_type"),
         (said([IMAGE]), "messages[0].content[0].type", UNSUPPORTED),
         ({"messages": [RESULT]}, "messages[0].tool_call_id", MISSING),
-        ({"messages": [RESULT | {"tool_call_id": "c"}]}, "messages[0].tool_call_id", "invalid_value"),
+        ({"messages": [LOST_RESULT]}, "messages[0].tool_call_id", "invalid_value"),
         ({"prompt": "x"}, "prompt", "invalid_value"),
         ({"model": "nonesuch"}, "model", "model_not_found"),
         ({"model": None}, "model", "invalid_type"),
@@ -381,3 +382,30 @@ async def test_a_system_line_sets_the_effort_as_the_mission_asks(stage: Stage) -
     assert reply["reasoning_effort"] == ReasoningEffort.HIGH
     assert "# Instructions" not in VOCABULARY.text(stage.backend.requests[0].prompt)
     assert ANSWER.count("Oslo.") == 1
+
+
+async def test_no_reasoning_at_all_is_asked_for_with_none(stage: Stage) -> None:
+    assert (await post(stage, reasoning_effort="none")).json()["reasoning_effort"] == "none"
+    grammar = stage.backend.requests[0].grammar
+    assert grammar is not None
+    assert '"analysis"' not in grammar.lark.split("ending:")[0].split("final:")[1]
+
+
+async def test_a_strict_schema_that_cannot_be_enforced_is_a_400(stage: Stage) -> None:
+    schema = {"name": "x", "strict": True, "schema": {"type": "array", "uniqueItems": True}}
+    response = await post(stage, response_format={"type": "json_schema", "json_schema": schema})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_schema"
+    assert "uniqueItems" in response.json()["error"]["message"]
+
+
+async def test_tool_choice_narrows_the_grammar(stage: Stage) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
+    for choice in (named, allowed):
+        assert (await post(stage, tools=[TOOL, other], tool_choice=choice)).status_code == 200
+        grammar = stage.backend.requests[-1].grammar
+        assert grammar is not None
+        assert "functions.get_weather" in grammar.lark
+        assert "functions.other" not in grammar.lark

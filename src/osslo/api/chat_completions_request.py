@@ -25,13 +25,12 @@ from osslo.chat.request import (
     OutputFormat,
     PlainText,
     SystemText,
-    ToolChoice,
-    ToolMode,
     ToolOutput,
     UserText,
 )
 from osslo.errors import RequestError, UnsupportedError
 from osslo.harmony.effort import parse_effort
+from osslo.harmony.grammar import ToolChoice, ToolMode
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.settings import LimitSettings
 from osslo.types import SamplingParams, ToolCall
@@ -87,6 +86,7 @@ def to_chat_request(
         output_format=_output_format(body, limits),
         effort=effort,
         reasoning=reasoning,
+        strict=_strict(body),
         tenant=tenant,
     )
 
@@ -379,7 +379,7 @@ def _tool_choice(body: ChatCompletionRequest, tools: tuple[FunctionTool, ...]) -
         case None:
             return ToolChoice()
         case NamedTool(function=function):
-            choice = ToolChoice(ToolMode.REQUIRED, (function.name,))
+            choice = ToolChoice.named(function.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             names = tuple(tool.function.name for tool in allowed.tools)
             choice = ToolChoice(ToolMode(allowed.mode), names)
@@ -387,7 +387,7 @@ def _tool_choice(body: ChatCompletionRequest, tools: tuple[FunctionTool, ...]) -
             choice = ToolChoice(ToolMode(word))
     if not tools and choice.mode is not ToolMode.NONE:
         raise RequestError("'tool_choice' needs 'tools'.", param="tool_choice")
-    unknown = set(choice.names) - {tool.name for tool in tools}
+    unknown = set(choice.names or ()) - {tool.name for tool in tools}
     if unknown:
         raise RequestError(
             f"'tool_choice' names {', '.join(sorted(unknown))}, not among 'tools'.",
@@ -410,4 +410,11 @@ def _output_format(body: ChatCompletionRequest, limits: LimitSettings) -> Output
         )
     wanted = given.json_schema
     _check_schema(wanted.schema_, "response_format.json_schema.schema", limits)
-    return JsonSchema(wanted.name, wanted.schema_, wanted.description or "", bool(wanted.strict))
+    return JsonSchema(wanted.name, wanted.schema_, wanted.description or "")
+
+
+def _strict(body: ChatCompletionRequest) -> bool:
+    """Whether any schema is to be enforced in full or refused."""
+    schema = body.response_format.json_schema if body.response_format is not None else None
+    functions = [tool.function for tool in body.tools or () if tool.function is not None]
+    return bool(schema is not None and schema.strict) or any(f.strict for f in functions)

@@ -6,10 +6,10 @@ Nothing here knows HTTP or a protocol's spelling. `n` choices are n requests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import Any
 
+from osslo.harmony.grammar import ToolChoice
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.types import SamplingParams, ToolCall
 
@@ -56,20 +56,6 @@ class ToolOutput:
 ChatMessage = SystemText | DeveloperText | UserText | AssistantTurn | ToolOutput
 
 
-class ToolMode(StrEnum):
-    AUTO = "auto"
-    NONE = "none"
-    REQUIRED = "required"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """Whether tools may or must be called; `names`, if any, are the only ones allowed."""
-
-    mode: ToolMode = ToolMode.AUTO
-    names: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class PlainText:
     """The final message is free text."""
@@ -87,7 +73,6 @@ class JsonSchema:
     name: str
     schema: Mapping[str, Any]
     description: str = ""
-    strict: bool = False
 
 
 OutputFormat = PlainText | JsonObject | JsonSchema
@@ -100,8 +85,9 @@ class ChatRequest:
     `max_tokens` is the caller's limit on the output, in tokens; None takes what the context
     leaves, up to `sampling.max_tokens`, which holds the server's cap. `stop` strings end the
     visible text and are not part of it. `effort` None leaves it to a system message's line, then
-    to the default. `reasoning` False opens the answer without an analysis. `tenant` is the unit of
-    fairness and of prefix-cache isolation.
+    to the default. `reasoning` False opens the answer without an analysis. With `strict` a schema
+    that cannot be enforced in full is refused; without, what cannot be enforced is left out.
+    `tenant` is the unit of fairness and of prefix-cache isolation.
     """
 
     request_id: str
@@ -110,9 +96,10 @@ class ChatRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     tools: tuple[FunctionTool, ...] = ()
-    tool_choice: ToolChoice = ToolChoice()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = False
     output_format: OutputFormat = PlainText()
     effort: ReasoningEffort | None = None
     reasoning: bool = True
+    strict: bool = False
     tenant: str = ""
