@@ -1,0 +1,240 @@
+"""One grammar over a whole assistant turn: which messages may come, in which form.
+
+Follows a prompt's `<|start|>assistant`: reasoning and preambles first, then either the final
+message or calls. Recipients are limited to declared tools, arguments to their schemas, the final
+message to its format; reasoning stays free text. The turn ends in `<|return|>` or `<|call|>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from osslo.errors import GrammarError
+from osslo.harmony.bodies import JSON_OBJECT, Body, JsonBody, TextBody, lark_body, lark_string
+from osslo.harmony.builtin import builtin_namespaces
+from osslo.harmony.messages import BuiltinTools, Channel, FunctionTool
+from osslo.types import Grammar
+
+MAX_PRELUDES = 8
+"""Reasoning and preambles before the turn's decision; a bound, so that no model can avoid it."""
+
+MAX_PARALLEL_CALLS = 16
+MAX_TOOLS = 256
+
+_NAME = re.compile(r"[\w.\-]{1,128}", re.ASCII)
+_HEAD = """sep: <|end|> <|start|> "assistant"
+constrain: " "? <|constrain|> "json\""""
+
+_ANY_TEXT = TextBody()
+_NO_BUILTINS = BuiltinTools()
+
+
+class ToolMode(StrEnum):
+    """Whether the turn may, must or must not call a tool."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`names` limits the callable tools to those (OpenAI's allowed_tools); a named choice is
+    REQUIRED with one name. Functions are named as declared, built-in tools `python`, `browser`."""
+
+    mode: ToolMode = ToolMode.AUTO
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def named(cls, name: str) -> ToolChoice:
+        return cls(ToolMode.REQUIRED, (name,))
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTool:
+    """A tool in the `functions` namespace whose input is not JSON."""
+
+    name: str
+    body: Body = _ANY_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarOptions:
+    """What a request allows.
+
+    `analysis`: "free" lets the model reason first, "skip" forces the answer at once (no preamble
+    either): with no tools the header `<|channel|>final<|message|>` is then forced, which keeps a
+    model in form that was never tuned for harmony. `analysis_max_chars` bounds each piece of
+    reasoning. With `lenient_schemas`, keywords that cannot be enforced are left out.
+    """
+
+    tools: tuple[FunctionTool, ...] = ()
+    custom_tools: tuple[CustomTool, ...] = ()
+    builtin_tools: BuiltinTools = _NO_BUILTINS
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = False
+    final: Body = _ANY_TEXT
+    analysis: Literal["free", "skip"] = "free"
+    analysis_max_chars: int | None = None
+    lenient_schemas: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _CallForm:
+    """One way to call: who is called, on which channels, how the content type may read."""
+
+    recipient: str
+    body: Body
+    param: str
+    channels: tuple[Channel, ...] = (Channel.COMMENTARY,)
+    content_type: str = "constrain?"
+
+
+def build_grammar(options: GrammarOptions) -> Grammar:
+    """The grammar of one turn.
+
+    Raises `GrammarError` for a schema or pattern that cannot be enforced, naming the keyword, and
+    for a tool choice that names no declared tool.
+    """
+    calls = _chosen_calls(options)
+    mode = options.tool_choice.mode
+    begin, rules = "start:", [_HEAD]
+    if options.analysis == "free":
+        begin = f"start: (prelude sep){{0,{MAX_PRELUDES}}}"
+        rules += _preludes(options, preamble=bool(calls) and mode is ToolMode.AUTO)
+    endings = []
+    if mode is not ToolMode.REQUIRED:
+        rules += _final(options.final)
+        endings.append("final")
+    if calls:
+        rules += _calls(calls, parallel=options.parallel_tool_calls)
+        endings.append("calls")
+    return Grammar("\n".join([f"{begin} ({' | '.join(endings)})", *rules, ""]))
+
+
+def untuned_grammar() -> Grammar:
+    """A plain answer at once: for models that do not know harmony."""
+    return build_grammar(GrammarOptions(analysis="skip"))
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def _preludes(options: GrammarOptions, *, preamble: bool) -> list[str]:
+    """Reasoning; and, where a call is the model's own choice, words to the user before it."""
+    thought = lark_body(TextBody(options.analysis_max_chars), param="analysis_max_chars")
+    rules = [
+        f"prelude: think{' | preamble' * preamble}",
+        'think: <|channel|> "analysis" <|message|> thought',
+        f"thought: {thought}",
+    ]
+    if preamble:
+        rules.append('preamble: <|channel|> "commentary" <|message|> said')
+        rules.append(f"said: {lark_body(_ANY_TEXT, param='preamble')}")
+    return rules
+
+
+def _final(body: Body) -> list[str]:
+    constrain = " constrain?" if isinstance(body, JsonBody) else ""
+    return [
+        f'final: <|channel|> "final"{constrain} <|message|> answer <|return|>',
+        f"answer: {lark_body(body, param='response_format')}",
+    ]
+
+
+def _calls(calls: Sequence[_CallForm], *, parallel: bool) -> list[str]:
+    more = f" (sep call){{0,{MAX_PARALLEL_CALLS - 1}}}" if parallel else ""
+    rules = [
+        f"calls: call{more} <|call|>",
+        "call: " + " | ".join(f"call_{number}" for number in range(len(calls))),
+    ]
+    for number, call in enumerate(calls):
+        heads = " | ".join(_call_heads(call))
+        rules.append(f"call_{number}: ({heads}) {call.content_type} <|message|> args_{number}")
+        rules.append(f"args_{number}: {lark_body(call.body, param=call.param)}")
+    return rules
+
+
+def _call_heads(call: _CallForm) -> Iterable[str]:
+    """The recipient may stand in the role part or in the channel part of the header."""
+    recipient = f" to={call.recipient}"
+    for channel in call.channels:
+        yield f"{lark_string(recipient)} <|channel|> {lark_string(channel.value)}"
+        yield f"<|channel|> {lark_string(channel.value + recipient)}"
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def _chosen_calls(options: GrammarOptions) -> list[_CallForm]:
+    choice = options.tool_choice
+    declared = _declared(options)
+    if len(declared) > MAX_TOOLS:
+        raise GrammarError(f"more than {MAX_TOOLS} tools; send fewer", param="tools")
+    if choice.mode is ToolMode.NONE:
+        return []
+    if choice.names is not None:
+        missing = [name for name in choice.names if name not in declared]
+        if missing:
+            raise GrammarError(
+                f"tool_choice names {', '.join(missing)}, which tools does not declare",
+                param="tool_choice",
+            )
+        declared = {name: forms for name, forms in declared.items() if name in choice.names}
+    if choice.mode is ToolMode.REQUIRED and not declared:
+        raise GrammarError(
+            "tool_choice requires a call, but there is no tool to call; add one to tools",
+            param="tool_choice",
+        )
+    return [form for forms in declared.values() for form in forms]
+
+
+def _declared(options: GrammarOptions) -> dict[str, list[_CallForm]]:
+    """Every callable tool by its name."""
+    forms: dict[str, list[_CallForm]] = {}
+    for tool in options.tools:
+        body = JsonBody(_arguments_schema(tool), lenient=options.lenient_schemas)
+        forms[tool.name] = [_function(tool.name, body)]
+    for custom in options.custom_tools:
+        plain = "" if not isinstance(custom.body, JsonBody) else "constrain?"
+        forms[custom.name] = [_function(custom.name, custom.body, content_type=plain)]
+    for name, builtin in _builtin_forms(options.builtin_tools).items():
+        forms[name] = forms.get(name, []) + builtin
+    return forms
+
+
+def _function(name: str, body: Body, *, content_type: str = "constrain?") -> _CallForm:
+    if not _NAME.fullmatch(name):
+        raise GrammarError(
+            f"tool name {name!r} must be 1 to 128 letters, digits, '_', '-' or '.'", param="tools"
+        )
+    recipient = f"functions.{name}"
+    return _CallForm(recipient, body, f"parameters of tool {name}", content_type=content_type)
+
+
+def _arguments_schema(tool: FunctionTool) -> dict[str, object]:
+    """Arguments are always an object; a tool without parameters takes an empty one."""
+    if tool.parameters is None:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    schema = dict(tool.parameters)
+    combines = schema.keys() & {"$ref", "anyOf", "oneOf", "allOf"}
+    return schema if combines else {**JSON_OBJECT, **schema}
+
+
+def _builtin_forms(tools: BuiltinTools) -> dict[str, list[_CallForm]]:
+    """Built-in tools are called from the reasoning, as the model was trained to."""
+    both = (Channel.ANALYSIS, Channel.COMMENTARY)
+    forms: dict[str, list[_CallForm]] = {}
+    for space in builtin_namespaces(tools):
+        callees: list[tuple[str, Body]] = [
+            (f"{space.name}.{tool.name}", JsonBody(_arguments_schema(tool))) for tool in space.tools
+        ]
+        forms[space.name] = [
+            _CallForm(recipient, body, recipient, both, '(" code" | constrain)?')
+            for recipient, body in callees or [(space.name, TextBody())]
+        ]
+    return forms
