@@ -132,8 +132,9 @@ class ModelSettings:
     model: str | None = field(
         default=None, metadata=_rule(_optional_text, "name, repository or path of the model")
     )
-    model_alias: str = field(
-        default="gpt-oss-20b", metadata=_rule(_text, "a further name that callers may use")
+    model_alias: str | None = field(
+        default="gpt-oss-20b",
+        metadata=_rule(_optional_text, "a further name that callers may use; empty for none"),
     )
     precision: str = field(
         default="default", metadata=_rule(_choice("default", "exact"), "numeric precision")

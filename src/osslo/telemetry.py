@@ -30,7 +30,12 @@ REQUEST_ID: ContextVar[str] = ContextVar("osslo_request_id", default="-")
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 
 def new_request_id() -> str:
@@ -75,14 +80,18 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Send the `osslo` and `uvicorn` loggers to `stream` (stderr), as `text` or `json` lines."""
+    """Send the `osslo` and `uvicorn` loggers to `stream` (stderr), as `text` or `json` lines.
+
+    uvicorn's own notices about starting and stopping are left out, except at level `debug`.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     for name in (LOGGER_NAME, "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler] if name != "uvicorn.error" else []
         logger.propagate = name == "uvicorn.error"
-        logger.setLevel(level.upper())
+        quiet = name != LOGGER_NAME and level == "info"
+        logger.setLevel("WARNING" if quiet else level.upper())
 
 
 class Metrics:
