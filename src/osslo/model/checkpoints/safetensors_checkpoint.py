@@ -145,9 +145,8 @@ class SafetensorsCheckpoint:
             return
         blocks = expected.stored + self._layout.blocks
         if cols % formats.BLOCK:
-            raise mismatch(
-                self.path, blocks, "MXFP4", f"plain, since rows of {cols} have no blocks"
-            )
+            needed = f"plain, since rows of {cols} values do not divide into blocks"
+            raise mismatch(self.path, blocks, "MXFP4", needed)
         groups = (experts, rows, cols // formats.BLOCK)
         self._check_tensor(blocks, ("U8",), (*groups, formats.BLOCK // 2))
         self._check_tensor(expected.stored + self._layout.scales, ("U8",), groups)
