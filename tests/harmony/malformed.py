@@ -43,6 +43,7 @@ CORPUS = (
          (CALL,)),
     Form("two-recipients", f" to=python<|channel|>commentary to=functions.f{ARGS}", (CALL,),
          (A.HEADER_JUNK,)),
+    Form("recipient-user", " to=user<|channel|>final<|message|>Hi<|return|>", (("final", "Hi"),)),
     Form("recipient-assistant", "<|channel|>final to=assistant<|message|>Hi<|return|>",
          (("final", "Hi"),)),
     # --- glued words

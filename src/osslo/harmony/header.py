@@ -59,7 +59,7 @@ _TYPE_BEFORE_JSON = re.compile(rb"\s*(json)(?=\s*(?:$|[{\[]))")
 _GLUED_TYPE = re.compile(rb"\s*(json|code)(?=to=|\W|$)")
 _ANY_TYPE = re.compile(rb"\s*((?!to=)[\w./+\-]+)")
 _BEGINNINGS = (b"assistant", b"to=", *(channel.encode() for channel in Channel))
-_IGNORED_RECIPIENTS = frozenset({"assistant", "all", ""})
+_NO_TOOLS = frozenset({"", "all", "assistant", "user"})
 
 
 @dataclass(slots=True)
@@ -194,7 +194,7 @@ def _merge(old: str, new: str, anomalies: list[Malformed]) -> str:
 
 def _repair(word: str, known: Collection[str], anomalies: list[Malformed]) -> tuple[str, str]:
     """The recipient meant by `word`, and a content type glued to its end."""
-    if word in _IGNORED_RECIPIENTS:
+    if word in _NO_TOOLS:
         return "", ""
     if not known or word in known:
         return word, ""
