@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,14 @@ from osslo.chat.request import (
     UserText,
 )
 from osslo.chat.turn import Turn, prepare
-from osslo.engine.constraint import ConstraintCompiler
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
 from osslo.errors import ConfigurationError, RequestError
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
-from osslo.model.checkpoints import open_checkpoint
-from osslo.model.model import Model
-from osslo.model.pack import Precision, ensure_packed
-from osslo.model.packed_file import SUFFIX, TOKENIZER, Progress
+from osslo.model.pack import Precision
+from osslo.model.packed_file import TOKENIZER
 from osslo.model.tokenizer import Detokenizer, Tokenizer
+from osslo.serve import Progress, locate, open_native, open_served, plan_memory
 from osslo.settings import load_settings
 from osslo.types import (
     FinishReason,
@@ -60,11 +58,15 @@ from osslo.types import (
 )
 
 T = TypeVar("T")
+
+MARKER = "<|message|>"
+"""A vocabulary that has it speaks harmony."""
+
 Messages = str | Sequence[Mapping[str, str]] | Sequence[ChatMessage]
 
 
 def load(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
     threads: int | None = None,
     context: int | None = None,
@@ -73,34 +75,34 @@ def load(
 ) -> LocalModel:
     """Load a model into this process: a name, a checkpoint's folder or file, or a packed file.
 
-    A checkpoint is packed on its first load, which `progress(done, total)` reports in bytes.
-    `context` None takes the model's own. Raises `ModelError` for files that cannot be used and
-    `MemoryPlanError`, before anything is loaded, for a context that does not fit.
+    None takes what `osslo serve` would serve. A checkpoint is packed on its first load, which
+    `progress(what, done, total)` reports. `context` None takes the largest that fits, within
+    reason. Raises `ConfigurationError` if there is no such model, `ModelError` for files that
+    cannot be used, and `MemoryPlanError` for a context that does not fit.
     """
-    native = open_native(Path(model), threads=threads, precision=precision, progress=progress)
+    overrides = {
+        "model": None if model is None else str(model),
+        "threads": threads,
+        "context": context,
+        "precision": precision,
+    }
+    settings = load_settings(overrides=overrides)
+    located = locate(settings, progress)
+    native = open_native(settings, located, progress)
+    memory = plan_memory(settings, native)
     tokenizer = native.tokenizer if native.header.tensor(TOKENIZER) is not None else None
-    eos = native.config.eos_token_ids
-    limits = EngineLimits.for_model(native, context_tokens=context, eos_token_ids=eos)
-    constraints = ConstraintCompiler(tokenizer.to_json(), eos) if tokenizer else None
-    engine = Engine(native, limits, constraints=constraints)
-    served = None
-    if tokenizer is not None and "<|message|>" in tokenizer.specials:
-        served = ServedModel(id=native.name, backend=engine, vocabulary=tokenizer)
-    return LocalModel(engine, name=native.name, tokenizer=tokenizer, served=served)
-
-
-def open_native(
-    path: Path,
-    *,
-    threads: int | None = None,
-    precision: Precision = "default",
-    progress: Progress | None = None,
-) -> Model:
-    """The native model of a checkpoint or packed file; a checkpoint is packed if need be."""
-    if path.suffix != SUFFIX:
-        folder = load_settings().folders.cache / "packed"
-        path = ensure_packed(open_checkpoint(path), folder, precision=precision, progress=progress)
-    return Model.load(path, threads=threads)
+    if tokenizer is not None and MARKER in tokenizer.specials:
+        served = open_served(settings, located, native, memory)
+        engine = cast(Engine, served.backend)  # that is what open_served builds
+        return LocalModel(engine, name=located.id, tokenizer=tokenizer, served=served)
+    limits = EngineLimits(
+        context_tokens=memory.request.context_tokens,
+        full_pages=memory.full_pages,
+        window_pages=memory.window_pages,
+        eos_token_ids=native.config.eos_token_ids,
+    )
+    engine = Engine(native, limits)
+    return LocalModel(engine, name=located.id, tokenizer=tokenizer, served=None)
 
 
 class Generation(Iterator[str]):

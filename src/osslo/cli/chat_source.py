@@ -94,7 +94,11 @@ class HttpSource:
         base = url.rstrip("/").removesuffix("/v1")
         self._client = httpx.Client(base_url=base, headers=headers, timeout=httpx.Timeout(600.0))
         self._url = base
-        self._model = model or self._first_model()
+        try:
+            self._model = model or self._first_model()
+        except BaseException:
+            self._client.close()
+            raise
 
     @property
     def title(self) -> str:

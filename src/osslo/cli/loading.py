@@ -1,26 +1,32 @@
-"""Loading a model for a command, with a bar while it is packed."""
+"""Finding and loading a model for a command, with a bar for what takes long."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from osslo.cli.output import Output
 from osslo.local import LocalModel, load
-from osslo.model.pack import Precision
+from osslo.model.model import Model
+from osslo.serve import locate, open_native
+from osslo.settings import load_settings
+
+
+def find(output: Output, model: str | None) -> Path:
+    """The checkpoint or packed file of a model, as serving would find it."""
+    with output.progress() as bar:
+        return locate(load_settings(overrides={"model": model}), bar.step).path
+
+
+def native_with_bar(output: Output, model: str | None, *, threads: int | None = None) -> Model:
+    """The native model alone, without an engine."""
+    settings = load_settings(overrides={"model": model, "threads": threads})
+    with output.progress() as bar:
+        return open_native(settings, locate(settings, bar.step), bar.step)
 
 
 def load_with_bar(
-    output: Output,
-    model: str,
-    *,
-    context: int | None = None,
-    threads: int | None = None,
-    precision: Precision = "default",
+    output: Output, model: str | None, *, context: int | None = None, threads: int | None = None
 ) -> LocalModel:
-    """`osslo.load`, and on stderr how far packing has come."""
+    """`osslo.load`."""
     with output.progress() as bar:
-        return load(
-            model,
-            threads=threads,
-            context=context,
-            precision=precision,
-            progress=lambda done, total: bar.step("packing", done, total),
-        )
+        return load(model, threads=threads, context=context, progress=bar.step)
