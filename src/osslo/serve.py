@@ -83,7 +83,7 @@ class Server:
 
 
 def build(
-    settings: Settings, *, located: Located | None = None, progress: Progress | None = None
+    settings: Settings, located: Located | None = None, *, progress: Progress | None = None
 ) -> Server:
     """Find and open the model and put the server together. The engine's thread starts here.
 
