@@ -91,6 +91,7 @@ def _run(output: Output, native: Model, jobs: list[str], repeat: int) -> dict[st
             for index, job in enumerate(jobs):
                 bar.step("measuring", number * len(jobs) + index, repeat * len(jobs))
                 samples[job].append(meter.run(job))
+        bar.step("measuring", repeat * len(jobs), repeat * len(jobs))
     return samples
 
 

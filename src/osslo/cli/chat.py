@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,6 +18,7 @@ from osslo.cli.loading import load_with_bar
 from osslo.cli.output import Output
 from osslo.errors import OssloError, RequestError
 from osslo.harmony.messages import ReasoningEffort
+from osslo.serve import api_key as served_key
 from osslo.settings import load_settings
 
 HELP = """\
@@ -125,8 +127,7 @@ def command(
     talk = Conversation(system=system, effort=effort)
     asked = with_piped_input(prompt)
     if url is not None:
-        key = api_key or load_settings().server.api_key
-        source: ChatSource = HttpSource(url, api_key=key, model=model)
+        source: ChatSource = HttpSource(url, api_key=api_key or known_key(url), model=model)
     else:
         source = LocalSource(load_with_bar(output, model, context=context, threads=threads))
     with source:
@@ -135,6 +136,16 @@ def command(
         else:
             view = ChatView(output, show_reasoning=not hide_reasoning)
             Dialogue(output, source, talk, base, view).run()
+
+
+def known_key(url: str) -> str | None:
+    """`OSSLO_API_KEY`, else, for a server on this machine, the key that `osslo serve` keeps. A key
+    is never sent to another machine unless it was given for that."""
+    settings = load_settings()
+    if settings.server.api_key is not None:
+        return settings.server.api_key
+    on_this_machine = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    return served_key(settings)[0] if on_this_machine else None
 
 
 def with_piped_input(prompt: str | None) -> str | None:
