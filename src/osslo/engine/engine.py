@@ -34,7 +34,14 @@ from osslo.errors import (
     UnsupportedError,
 )
 from osslo.model.forward import ForwardModel
-from osslo.types import BackendStats, GenerationRequest, SamplingParams, TokenDelta, TokenId
+from osslo.types import (
+    BackendStats,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenDelta,
+    TokenId,
+)
 
 _FIRST_GUESS_S = 5.0  # duration of a request, before any has ended
 _MAX_RETRY_AFTER_S = 60.0
@@ -155,7 +162,7 @@ class Engine:
             raise
         if isinstance(event, TokenDelta) and event.error is not None:
             raise event.error
-        if sequence.pending:
+        if sequence.finish is FinishReason.ABORT:
             raise ShuttingDownError("the engine closed before the text was scored")
         return logits
 
