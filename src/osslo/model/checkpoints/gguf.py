@@ -165,23 +165,29 @@ def decode_blocks(kind: GgmlType, blocks: NDArray[np.uint8]) -> NDArray[np.float
     return _DECODERS[kind](blocks)
 
 
+_LOW_NIBBLES = np.uint16(0x0F0F)
+
+
 def halves_to_pairs(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Reorder 4-bit blocks u8 `[..., 16]` from GGUF's order to `kernels.formats`' order.
 
     GGUF keeps elements 0-15 in the low and 16-31 in the high nibbles; `formats` keeps elements 2j
-    and 2j + 1 in byte j.
+    and 2j + 1 in byte j. So two neighbouring bytes become one byte in each half.
     """
-    low, high = nibbles & 0x0F, nibbles >> 4
-    first = low[..., 0::2] | (low[..., 1::2] << 4)
-    second = high[..., 0::2] | (high[..., 1::2] << 4)
-    return np.concatenate([first, second], axis=-1)
+    couples = np.ascontiguousarray(nibbles).view("<u2")
+    first, second = couples & _LOW_NIBBLES, (couples >> 4) & _LOW_NIBBLES
+    first |= first >> 4
+    second |= second >> 4
+    return np.concatenate([first.astype(np.uint8), second.astype(np.uint8)], axis=-1)
 
 
 def pairs_to_halves(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The inverse of `halves_to_pairs`."""
-    codes = np.stack([nibbles & 0x0F, nibbles >> 4], axis=-1).reshape(*nibbles.shape[:-1], 32)
-    packed: NDArray[np.uint8] = codes[..., :16] | (codes[..., 16:] << 4)
-    return packed
+    first, second = nibbles[..., :8].astype("<u2"), nibbles[..., 8:].astype("<u2")
+    first |= first << 4
+    second |= second << 4
+    halves = (first & _LOW_NIBBLES) | ((second & _LOW_NIBBLES) << 4)
+    return halves.view(np.uint8)
 
 
 def _scale(blocks: NDArray[np.uint8], offset: int) -> NDArray[np.float32]:
