@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from osslo.chat.form import grammar_for
+from osslo.chat.form import Form, form_for
 from osslo.chat.request import ChatRequest, JsonObject, JsonSchema, UserText
 from osslo.errors import GrammarError
 from osslo.harmony.grammar import ToolChoice, ToolMode, untuned_grammar
@@ -13,11 +13,15 @@ from osslo.types import Grammar, SamplingParams
 from tests.chat.conftest import ServeScript
 
 
+def form(serve: ServeScript, model: dict[str, object] | None = None, **fields: object) -> Form:
+    asked = ChatRequest("r", (UserText("Hi"),), SamplingParams(9), **fields)  # type: ignore[arg-type]  # as a test writes them
+    return form_for(serve(**(model or {})), asked)
+
+
 def lark(
     serve: ServeScript, model: dict[str, object] | None = None, **fields: object
 ) -> str | None:
-    asked = ChatRequest("r", (UserText("Hi"),), SamplingParams(9), **fields)  # type: ignore[arg-type]  # as a test writes them
-    grammar = grammar_for(serve(**(model or {})), asked)
+    grammar = form(serve, model, **fields).grammar
     return None if grammar is None else grammar.lark
 
 
@@ -54,8 +58,14 @@ def test_output_formats_bring_a_grammar(serve: ServeScript) -> None:
     assert "qq" in (lark(serve, output_format=schema) or "")
 
 
-def test_what_cannot_be_enforced_is_refused_only_when_strict(serve: ServeScript) -> None:
+def test_what_cannot_be_enforced_is_refused_if_strict_and_else_left_out_with_a_warning(
+    serve: ServeScript,
+) -> None:
     schema = JsonSchema("x", {"type": "array", "uniqueItems": True})
-    assert lark(serve, output_format=schema) is not None
+    lenient = form(serve, output_format=schema)
+    assert lenient.grammar is not None
+    assert "uniqueItems" in lenient.warnings[0]
     with pytest.raises(GrammarError, match="uniqueItems"):
-        lark(serve, output_format=schema, strict=True)
+        form(serve, output_format=schema, strict=True)
+    good = JsonSchema("x", {"type": "array"})
+    assert form(serve, output_format=good).warnings == ()

@@ -130,6 +130,7 @@ def _head(
         show_reasoning=body.include_reasoning is not False and not excluded,
         include_usage=options is not None and bool(options.include_usage),
         metadata=body.metadata,
+        warnings=turn.warnings,
     )
 
 

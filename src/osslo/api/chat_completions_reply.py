@@ -43,6 +43,16 @@ class ReplyHead:
     show_reasoning: bool = True
     include_usage: bool = False
     metadata: Mapping[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def remarks(self) -> dict[str, Any]:
+        """What is said once an answer, beside OpenAI's fields."""
+        remarks: dict[str, Any] = {"reasoning_effort": self.effort}
+        if self.metadata is not None:
+            remarks["metadata"] = dict(self.metadata)
+        if self.warnings:
+            remarks["warnings"] = list(self.warnings)
+        return remarks
 
     def fields(self, kind: str) -> dict[str, Any]:
         return {
@@ -118,10 +128,7 @@ async def whole_reply(head: ReplyHead, events: IndexedEvents) -> dict[str, Any]:
         for index, (choice, end) in enumerate(zip(choices, ends, strict=True))
     ]
     reply["usage"] = usage_fields([end.usage for end in ends])
-    reply["reasoning_effort"] = head.effort
-    if head.metadata is not None:
-        reply["metadata"] = dict(head.metadata)
-    return reply
+    return reply | head.remarks()
 
 
 def _require_good(ended: TurnEnded | None) -> TurnEnded:
@@ -179,7 +186,7 @@ def failure_event(error: OssloError) -> bytes:
 
 def _opening(head: ReplyHead, index: int) -> bytes:
     delta = {"role": "assistant", "content": ""}
-    return _chunk(head, index, delta, extra={"reasoning_effort": head.effort})
+    return _chunk(head, index, delta, extra=head.remarks() if index == 0 else None)
 
 
 def _chunk(

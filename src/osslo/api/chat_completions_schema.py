@@ -271,6 +271,7 @@ class ChatCompletion(_Reply):
     service_tier: Literal["default"]
     system_fingerprint: str
     metadata: dict[str, str] | None = None
+    warnings: list[str] | None = None
 
 
 class FunctionDelta(_Reply):
@@ -301,7 +302,8 @@ class ChunkChoice(_Reply):
 
 
 class ChatCompletionChunk(_Reply):
-    """One event of a stream. With `stream_options.include_usage` the last one has no choices."""
+    """One event of a stream. The first one holds `reasoning_effort`, `metadata` and `warnings`;
+    with `stream_options.include_usage` the last one has no choices."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -310,5 +312,7 @@ class ChatCompletionChunk(_Reply):
     choices: list[ChunkChoice]
     usage: UsageReply | None = None
     reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
+    metadata: dict[str, str] | None = None
+    warnings: list[str] | None = None
     service_tier: Literal["default"]
     system_fingerprint: str

@@ -24,7 +24,7 @@ from osslo.chat.events import (
     TurnEvent,
     TurnStarted,
 )
-from osslo.chat.form import grammar_for
+from osslo.chat.form import form_for
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.errors import ContextLengthError, EngineError, OssloError
@@ -40,12 +40,14 @@ _OUTPUT = (ReasoningDelta, TextDelta, ToolCallStarted)
 
 @dataclass(frozen=True, slots=True)
 class PreparedTurn:
-    """A turn ready to run: the backend's request, and how to read its output."""
+    """A turn ready to run: the backend's request, and how to read its output. `warnings` say what
+    of the request is not enforced."""
 
     generation: GenerationRequest
     effort: ReasoningEffort
     stop: tuple[str, ...]
     functions: frozenset[str]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> PreparedTurn:
@@ -55,7 +57,7 @@ def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> Prepared
     schema that cannot be enforced, `RequestError` for a conversation that makes no sense.
     """
     conversation = build_conversation(request, model.prompt, today)
-    grammar = grammar_for(model, request)
+    form = form_for(model, request)
     prompt = tuple(Renderer(model.vocabulary).render(conversation))
     markers = Markers.of(model.vocabulary)
     stop_ids = {markers.return_, markers.call, *request.sampling.stop_token_ids}
@@ -69,12 +71,13 @@ def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> Prepared
             request_id=request.request_id,
             prompt=prompt,
             sampling=sampling,
-            grammar=grammar,
+            grammar=form.grammar,
             tenant=request.tenant,
         ),
         effort=conversation.effort,
         stop=request.stop,
         functions=frozenset(tool.name for tool in request.tools),
+        warnings=form.warnings,
     )
 
 
@@ -102,6 +105,8 @@ class Turn:
         self._clock = clock
         self._started_at = clock()
         self._first_output_s: float | None = None
+        self._last: TokenDelta | None = None
+        self._failure: OssloError | None = None
 
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
         """The turn's events, the last of them `TurnEnded`.
@@ -111,8 +116,6 @@ class Turn:
         """
         stream = self._backend.generate(self._generation)
         accepted = False
-        last: TokenDelta | None = None
-        failure: OssloError | None = None
         try:
             async for item in stream:
                 if not accepted:
@@ -120,26 +123,22 @@ class Turn:
                     yield TurnStarted(len(self._generation.prompt))
                 for event in self._adapt(item):
                     yield event
-                if isinstance(item, TokenDelta) and item.finish_reason is not None:
-                    last = item
+                if self._last is not None:
                     break
         except (GeneratorExit, CancelledError):
-            self._report(self._ended(TurnEnd.ABORT, None, None))
+            self._report(self._ended(TurnEnd.ABORT))
             raise
         except Exception as error:
-            failure = _as_osslo_error(error)
+            self._failure = _as_osslo_error(error)
             if not accepted:
-                raise failure from error
+                raise self._failure from error
         finally:
             await _close(stream)
-        try:
-            for event in self._note(self._assembler.finish()):
-                yield event
-        except GeneratorExit:
-            self._report(self._conclude(last, failure))
-            raise
-        ended = self._conclude(last, failure)
-        self._report(ended)
+        rest = self._note(self._assembler.finish())
+        ended = self._conclude()
+        self._report(ended)  # before the last events: the caller may not come back for them
+        for event in rest:
+            yield event
         yield ended
 
     def _adapt(self, item: TokenDelta | PrefillProgress) -> list[TurnEvent]:
@@ -149,7 +148,9 @@ class Turn:
         known = len(item.logprobs) == len(item.tokens)
         for index, token in enumerate(item.tokens):
             events += self._assembler.feed(token, item.logprobs[index] if known else None)
-        if self._assembler.stopped and item.finish_reason is None:
+        if item.finish_reason is not None:
+            self._last = item
+        elif self._assembler.stopped:
             self._backend.abort(self._generation.request_id)
         return self._note(events)
 
@@ -158,45 +159,45 @@ class Turn:
             self._first_output_s = self._clock() - self._started_at
         return events
 
-    def _conclude(self, last: TokenDelta | None, failure: OssloError | None) -> TurnEnded:
+    def _conclude(self) -> TurnEnded:
         """The terminal event, from the backend's last delta or from what went wrong."""
+        last = self._last
         if last is None:
-            failure = failure or EngineError("The engine ended the request without saying why.")
-            return self._ended(TurnEnd.ERROR, None, failure)
+            silent = EngineError("The engine ended the request without saying why.")
+            return self._ended(TurnEnd.ERROR, self._failure or silent)
         if last.finish_reason is FinishReason.ERROR:
-            error = last.error or EngineError("The engine failed while running the request.")
-            return self._ended(TurnEnd.ERROR, last, error)
+            vague = EngineError("The engine failed while running the request.")
+            return self._ended(TurnEnd.ERROR, last.error or vague)
         if self._assembler.stopped:
-            return self._ended(TurnEnd.STOP, last, None)
+            return self._ended(TurnEnd.STOP)
         match last.finish_reason:
             case FinishReason.LENGTH:
-                reason = TurnEnd.LENGTH
+                return self._ended(TurnEnd.LENGTH)
             case FinishReason.ABORT:
-                reason = TurnEnd.ABORT
+                return self._ended(TurnEnd.ABORT)
             case _:
-                reason = TurnEnd.TOOL_CALLS if self._assembler.calls else TurnEnd.STOP
-        return self._ended(reason, last, None)
+                return self._ended(TurnEnd.TOOL_CALLS if self._assembler.calls else TurnEnd.STOP)
 
-    def _ended(
-        self, reason: TurnEnd, last: TokenDelta | None, error: OssloError | None
-    ) -> TurnEnded:
-        counted = last.usage if last is not None else None
-        whole = counted is not None and not self._assembler.stopped
-        usage = Usage(
-            prompt_tokens=len(self._generation.prompt),
-            completion_tokens=counted.completion_tokens
-            if counted is not None and whole
-            else self._assembler.tokens,
-            cached_tokens=counted.cached_tokens if counted is not None else 0,
-            reasoning_tokens=self._assembler.reasoning_tokens,
-        )
+    def _ended(self, reason: TurnEnd, error: OssloError | None = None) -> TurnEnded:
+        last = self._last or TokenDelta(self._generation.request_id)
         return TurnEnded(
             reason=reason,
-            usage=usage,
-            timings=last.timings if last is not None else None,
+            usage=self._usage(last.usage),
+            timings=last.timings,
             error=error,
             deviations=tuple(self._assembler.deviations),
             first_output_s=self._first_output_s,
+        )
+
+    def _usage(self, counted: Usage | None) -> Usage:
+        """The backend's count, except that a turn cut at a stop string counts up to it."""
+        own = Usage(len(self._generation.prompt), self._assembler.tokens)
+        counted = counted or own
+        return Usage(
+            prompt_tokens=own.prompt_tokens,
+            completion_tokens=(own if self._assembler.stopped else counted).completion_tokens,
+            cached_tokens=counted.cached_tokens,
+            reasoning_tokens=self._assembler.reasoning_tokens,
         )
 
     def _report(self, ended: TurnEnded) -> None:
