@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osslo.engine.sampler import Sampler, check_sampling, draw, logprob, top_ids, uniform
+from osslo.engine.sampler import Sampler, Scratch, check_sampling, draw, logprob, top_ids, uniform
 from osslo.errors import EngineError, RequestError
 from osslo.types import SamplingParams
 
@@ -42,7 +42,7 @@ def brute_distribution(row: np.ndarray, wanted: SamplingParams) -> dict[int, flo
 
 def drawn_distribution(row: np.ndarray, wanted: SamplingParams, steps: int) -> dict[int, float]:
     """Token -> share of evenly spaced quantiles at which it is drawn."""
-    tokens = [draw(row, wanted, (i + 0.5) / steps) for i in range(steps)]
+    tokens = [draw(row, wanted, (i + 0.5) / steps, Scratch()) for i in range(steps)]
     return {token: tokens.count(token) / steps for token in set(tokens)}
 
 
@@ -87,7 +87,7 @@ def test_top_ids_equals_a_stable_sort(values: list[float], count: int) -> None:
 
 def test_top_p_over_a_flat_row_widens_its_search() -> None:
     row = np.zeros(5000, dtype=np.float32)
-    drawn = {draw(row, params(top_p=0.5), (i + 0.5) / 5000) for i in range(0, 5000, 7)}
+    drawn = {draw(row, params(top_p=0.5), (i + 0.5) / 5000, Scratch()) for i in range(0, 5000, 7)}
     assert max(drawn) == 2499
     assert len(drawn) == 715
 
@@ -99,7 +99,7 @@ def test_temperature_zero_is_argmax() -> None:
 
 def test_tiny_temperatures_do_not_overflow() -> None:
     row = noise(1000)
-    assert draw(row, params(temperature=1e-30), 0.999) == int(row.argmax())
+    assert draw(row, params(temperature=1e-30), 0.999, Scratch()) == int(row.argmax())
 
 
 def test_penalties_and_bias_edit_as_defined() -> None:
@@ -143,7 +143,7 @@ def test_logprobs_are_those_of_the_raw_row() -> None:
 
 
 def test_no_alternatives_when_none_are_asked_for() -> None:
-    assert logprob(noise(50), 3, 0).top == ()
+    assert logprob(noise(50), 3, 0, Scratch()).top == ()
 
 
 def test_a_seed_fixes_each_position_and_nothing_else_does() -> None:

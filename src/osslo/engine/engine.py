@@ -23,7 +23,7 @@ from osslo.engine.constraint import Constraint, ConstraintCompiler
 from osslo.engine.delivery import AsyncMailbox, Mailbox, Parcel, ThreadMailbox, deliver
 from osslo.engine.limits import EngineLimits
 from osslo.engine.runner import Emission, Event, Runner
-from osslo.engine.sampler import Sampler, check_sampling
+from osslo.engine.sampler import Sampler, Scratch, check_sampling
 from osslo.engine.sequence import RowsSink, Sequence
 from osslo.errors import (
     ContextLengthError,
@@ -74,6 +74,7 @@ class Engine:
         self._constraints = constraints
         self._clock = clock
         self._runner = Runner(model, limits, clock=clock)
+        self._scratch = Scratch()  # touched by the engine's thread only
         self._eos_ids = frozenset(limits.eos_token_ids)
         self._changed = threading.Condition()  # guards everything below
         self._jobs: dict[str, _Job] = {}
@@ -247,7 +248,7 @@ class Engine:
             request,
             context_tokens=self._context_tokens,
             stop_ids=eos_ids | frozenset(params.stop_token_ids),
-            sampler=Sampler(params, request.prompt, seed),
+            sampler=Sampler(params, request.prompt, seed, self._scratch),
             constraint=constraint,
             rows_sink=rows_sink,
             accepted=self._clock(),

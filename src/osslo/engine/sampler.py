@@ -6,8 +6,9 @@ over what top_k left, min_p against the best. Log-probabilities are those of the
 edit. Chance comes from Philox, a counter-based generator (Salmon et al., SC'11): the key is the
 request's seed, the counter the token's position, so that a draw depends on nothing else.
 
-Rows are long (201,088), so nothing sorts a whole row: tokens less likely than e^-30 of the best one
-are dropped first, and the head of the rest is found by partition.
+Rows are long (201,088 tokens), so nothing sorts one: the largest values of its blocks bound the
+head, and only what stands above the bound is sorted. Long arrays live in a `Scratch` that is used
+again, because fresh memory of that size costs more (page faults) than the arithmetic.
 """
 
 from __future__ import annotations
@@ -26,17 +27,44 @@ from osslo.types import SamplingParams, TokenId, TokenLogprob
 Row = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
-_NEGLIGIBLE_NATS = 30.0
-"""e^-30 times 201,088 tokens is 2e-8 of the mass at most: less than float32 rounds away."""
-
 _FIRST_HEAD = 64  # candidates tried first for top_p; then eight times as many, and so on
-_BLOCK = 256  # weights summed together when a cumulative sum is searched
+_BLOCK = 256  # neighbours summed, or compared, together
 _KEY_MASK = (1 << 128) - 1  # Philox's key is 128 bits
 
 
 class Choice(NamedTuple):
     token: TokenId
     logprob: TokenLogprob | None
+
+
+class Scratch:
+    """Long-lived buffers for rows of one size. Samplers of one thread share one."""
+
+    def __init__(self) -> None:
+        self._edited = np.empty(0, dtype=np.float32)
+        self._weights = np.empty(0, dtype=np.float32)
+
+    def copy(self, row: Row) -> Row:
+        """A copy of `row` that may be changed; good until the next call."""
+        if self._edited.size != row.size:
+            self._edited = np.empty_like(row)
+        np.copyto(self._edited, row)
+        return self._edited
+
+    def weights(self, row: Row, best: np.float32, temperature: float) -> tuple[Row, Row]:
+        """exp((row - best) / temperature), and the same sums of blocks; good until the next call.
+
+        The buffer is padded with zeros to whole blocks; the first array leaves the padding out.
+        """
+        blocks = -(-row.size // _BLOCK)
+        if self._weights.size != blocks * _BLOCK:
+            self._weights = np.zeros(blocks * _BLOCK, dtype=np.float32)
+        weights = self._weights[: row.size]
+        with np.errstate(over="ignore", under="ignore"):  # far below the best: zero
+            np.subtract(row, best, out=weights)
+            np.divide(weights, np.float32(temperature), out=weights)
+            np.exp(weights, out=weights)
+        return weights, self._weights.reshape(blocks, _BLOCK).sum(axis=1)
 
 
 def check_sampling(params: SamplingParams, vocab_size: int) -> None:
@@ -68,9 +96,16 @@ def check_sampling(params: SamplingParams, vocab_size: int) -> None:
 class Sampler:
     """One sequence's way of choosing; remembers what was generated if a penalty asks for it."""
 
-    def __init__(self, params: SamplingParams, prompt: tuple[TokenId, ...], seed: int) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: tuple[TokenId, ...],
+        seed: int,
+        scratch: Scratch | None = None,
+    ) -> None:
         self._params = params
         self._key = seed & _KEY_MASK
+        self._scratch = scratch or Scratch()
         self._counts: Counter[TokenId] = Counter()
         self._repeats = params.repetition_penalty != 1.0
         self._counted = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
@@ -96,14 +131,16 @@ class Sampler:
             token = int(edited.argmax())
             _require_finite(edited[token])
         else:
-            token = draw(edited, self._params, uniform(self._key, position))
+            token = draw(edited, self._params, uniform(self._key, position), self._scratch)
         wanted = self._params.logprobs
-        return Choice(token, None if wanted is None else logprob(row, token, wanted))
+        if wanted is None:
+            return Choice(token, None)
+        return Choice(token, logprob(row, token, wanted, self._scratch))
 
     def _edit(self, row: Row, constraint: Constraint | None) -> Row:
         if not (self._repeats or self._counted or self._bias.size or constraint is not None):
             return row
-        row = row.copy()
+        row = self._scratch.copy(row)
         seen = np.fromiter(self._counts.keys(), dtype=np.intp, count=len(self._counts))
         if self._repeats:
             ids = np.union1d(self._prompt_ids, seen)
@@ -125,73 +162,92 @@ def uniform(key: int, position: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def draw(row: Row, params: SamplingParams, u: float) -> TokenId:
+def draw(row: Row, params: SamplingParams, u: float, scratch: Scratch) -> TokenId:
     """The token at quantile `u` of the distribution that `params` makes of `row` (temperature > 0).
 
     Raises EngineError where the row has no finite maximum.
     """
     best = row.max()
     _require_finite(best)
-    scale = params.temperature
-    ids = np.flatnonzero(row >= best - np.float32(_NEGLIGIBLE_NATS * scale))
-    weights = np.exp((row[ids] - best) / np.float32(scale))
-    if params.top_k or params.top_p < 1.0:
-        ids, weights = _head(ids, weights, params)
-    if params.min_p > 0.0:
-        kept = weights >= params.min_p
-        ids, weights = ids[kept], weights[kept]
-    return int(ids[_at_quantile(weights, u)])
+    weights, sums = scratch.weights(row, best, params.temperature)
+    if not params.top_k and params.top_p == 1.0 and params.min_p == 0.0:
+        return _at_quantile(weights, sums, u)
+    ids = _head(weights, float(sums.sum(dtype=np.float64)), params)
+    reached = np.cumsum(weights[ids], dtype=np.float64)
+    place = int(np.searchsorted(reached, u * float(reached[-1]), side="right"))
+    return int(ids[min(place, ids.size - 1)])
 
 
-def logprob(row: Row, token: TokenId, alternatives: int) -> TokenLogprob:
+def logprob(row: Row, token: TokenId, alternatives: int, scratch: Scratch) -> TokenLogprob:
     """Log-softmax of a raw row at `token`, and its best `alternatives`, best first."""
     best = row.max()
-    total = float(best) + math.log(float(np.exp(row - best).sum(dtype=np.float64)))
-    ids = top_ids(row, alternatives)
-    top = tuple((int(i), float(row[i]) - total) for i in ids)
+    sums = scratch.weights(row, best, 1.0)[1]
+    total = float(best) + math.log(float(sums.sum(dtype=np.float64)))
+    top = tuple((int(i), float(row[i]) - total) for i in top_ids(row, alternatives))
     return TokenLogprob(token, float(row[token]) - total, top)
 
 
-def top_ids(values: NDArray[np.float32], count: int) -> Ids:
+def top_ids(values: Row, count: int) -> Ids:
     """Indices of the `count` largest values, largest first; of equals the lowest index first."""
-    if count == 0:
-        return np.empty(0, dtype=np.intp)
+    return _at_least(values, count)[:count] if count else np.empty(0, dtype=np.intp)
+
+
+def _at_least(values: Row, count: int) -> Ids:
+    """`top_ids` of `count` or more values: none that is left out equals one that is in."""
     if count >= values.size:
-        return np.argsort(-values, kind="stable")
-    least = np.partition(values, values.size - count)[values.size - count]
-    ids = np.flatnonzero(values >= least)
-    return ids[np.argsort(-values[ids], kind="stable")][:count]
+        ids = np.arange(values.size)
+    else:
+        maxima = np.maximum.reduceat(values, np.arange(0, values.size, _BLOCK))
+        sizes = maxima if count <= maxima.size else values
+        bound = np.partition(sizes, sizes.size - count)[sizes.size - count]
+        ids = np.flatnonzero(values >= bound)
+    return ids[np.argsort(-values[ids], kind="stable")]
 
 
-def _head(ids: Ids, weights: Row, params: SamplingParams) -> tuple[Ids, Row]:
-    """What top_k, then top_p leave, heaviest first."""
-    if params.top_k and params.top_k < ids.size:
-        order = top_ids(weights, params.top_k)
-        ids, weights = ids[order], weights[order]
-    if params.top_p >= 1.0:
-        return ids, weights
-    mass = params.top_p * float(weights.sum(dtype=np.float64))
+def _head(weights: Row, total: float, params: SamplingParams) -> Ids:
+    """The tokens that top_k, then top_p, then min_p leave; their weights are relative to the best.
+
+    `total` is the weight of the whole row.
+    """
+    if params.top_k:
+        ids = top_ids(weights, params.top_k)
+        if params.top_p < 1.0:
+            ids = _nucleus(weights, ids, params.top_p * float(weights[ids].sum(dtype=np.float64)))
+    elif params.top_p < 1.0:
+        ids = _nucleus_of_all(weights, params.top_p * total)
+    else:
+        return np.flatnonzero(weights >= params.min_p)
+    return ids[weights[ids] >= params.min_p]
+
+
+def _nucleus_of_all(weights: Row, mass: float) -> Ids:
+    """The fewest tokens that weigh `mass` together, looked for in a widening head."""
     size = _FIRST_HEAD
     while True:
-        order = top_ids(weights, min(size, ids.size))
-        reached = np.cumsum(weights[order], dtype=np.float64)
-        if reached[-1] >= mass or order.size == ids.size:
-            cut = int(np.searchsorted(reached, mass)) + 1
-            return ids[order[:cut]], weights[order[:cut]]
+        ids = _at_least(weights, size)
+        if ids.size == weights.size or float(weights[ids].sum(dtype=np.float64)) >= mass:
+            return _nucleus(weights, ids, mass)
         size *= 8
 
 
-def _at_quantile(weights: Row, u: float) -> int:
-    """Inverse of the cumulative weights, summed in blocks so that only one block is searched."""
-    sums = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK), dtype=np.float64)
-    reached = np.cumsum(sums)
+def _nucleus(weights: Row, ids: Ids, mass: float) -> Ids:
+    """The shortest beginning of `ids` that weighs at least `mass`; all if none does."""
+    reached = np.cumsum(weights[ids], dtype=np.float64)
+    return ids[: int(np.searchsorted(reached, mass)) + 1]
+
+
+def _at_quantile(weights: Row, sums: Row, u: float) -> TokenId:
+    """Inverse of the cumulative weights: first the block by its sum, then the place in it."""
+    reached = np.cumsum(sums, dtype=np.float64)
     target = u * float(reached[-1])
-    block = min(int(np.searchsorted(reached, target, side="right")), sums.size - 1)
+    block = int(np.searchsorted(reached, target, side="right"))
     before = float(reached[block - 1]) if block else 0.0
-    found = weights[block * _BLOCK : (block + 1) * _BLOCK]
-    inside = before + np.cumsum(found, dtype=np.float64)
-    place = min(int(np.searchsorted(inside, target, side="right")), inside.size - 1)
-    return block * _BLOCK + place
+    inside = before + np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+    place = int(np.searchsorted(inside, target, side="right"))
+    if place < inside.size:
+        return block * _BLOCK + place
+    # The target lies in what rounding added to a sum: the last token before it that has weight.
+    return int(np.flatnonzero(weights[: (block + 1) * _BLOCK])[-1])
 
 
 def _require_finite(best: np.float32) -> None:
