@@ -204,3 +204,32 @@ def test_int8_uses_the_integer_product(checkpoints: Checkpoints) -> None:
     integers, scales = kernels.quantize_activations_int8(x)
     rounded = (integers.reshape(2, 2, 32) * scales[..., None]).reshape(2, 64)
     np.testing.assert_allclose(model._matmul("head", x), rounded @ head.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_transformers_saved(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Its own initial weights, its own files: nothing of ours has written them."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        num_hidden_layers=3,
+        num_local_experts=6,
+        vocab_size=99,
+        hidden_size=48,
+        intermediate_size=40,
+        head_dim=16,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        sliding_window=12,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    GptOssForCausalLM(config).to(dtype).save_pretrained(tmp_path, max_shard_size="100KB")
+    ids = [token % 99 for token in prompt(TINY, 60)]
+    theirs = transformers_logits(tmp_path, ids, "plain")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours = ReferenceModel(open_checkpoint(tmp_path)).logits(ids)
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
