@@ -31,14 +31,14 @@ $(PYTHON_BIN):
 
 $(BUILT): pyproject.toml $(NATIVE_SOURCES) | $(PYTHON_BIN)
 	@echo "osslo: installing, and building the kernels (a minute or two)"
-	@$(PIP) install -q "scikit-build-core>=1.0" "nanobind>=3.1" "cmake>=3.20" ninja
-	@$(PIP) install -q --no-build-isolation -e .
+	@$(PIP) install -qq "scikit-build-core>=1.0" "nanobind>=3.1" "cmake>=3.20" ninja
+	@$(PIP) install -qq --no-build-isolation -e .
 	@touch $@
 
 $(DEV): pyproject.toml | $(BUILT)
 	@echo "osslo: installing what tests need"
-	@$(PIP) install -q --retries 1 --timeout 30 --extra-index-url $(TORCH_INDEX) $(TORCH)
-	@$(PIP) install -q --no-build-isolation -e '.[dev]'
+	@$(PIP) install -qq --retries 1 --timeout 30 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install -qq --no-build-isolation -e '.[dev]'
 	@touch $@
 
 build: $(BUILT) ## create .venv, install Osslo and build its kernels

@@ -88,8 +88,8 @@ def command(
         )
         return
     output.rows(_system_rows(machine))
-    output.rows([(n, str(p)) for n, p in asdict(settings.folders).items()], title="\nFolders")
-    found = [(model.name, f"{model.path} ({model.source})") for model in models]
+    output.rows(_folder_rows(settings), title="\nFolders")
+    found = [(m.name, f"{m.path} ({m.source}, {gib(m.stored_bytes)})") for m in models]
     output.rows(found or [("none", "osslo pull gpt-oss-20b")], title="\nModels on this machine")
     output.rows(_plan_rows(plans), title=f"\nMemory for {PLANNED_MODEL}")
 
@@ -136,6 +136,18 @@ def _system_rows(machine: Machine) -> list[tuple[str, str]]:
         ("threads", f"{machine.threads}{limit}"),
         ("memory", f"{gib(machine.memory_bytes)}, {gib(machine.available_bytes)} available"),
         ("cache disk", f"{gib(machine.cache_free_bytes)} free"),
+    ]
+
+
+def _folder_rows(settings: Settings) -> list[tuple[str, str]]:
+    folders = settings.folders
+    return [
+        ("home", str(folders.home)),
+        ("cache", str(folders.cache)),
+        ("models", str(folders.models)),
+        ("Hugging Face", str(folders.hf_cache)),
+        ("LM Studio", ", ".join(map(str, folders.lmstudio))),
+        ("Ollama", str(folders.ollama)),
     ]
 
 

@@ -6,15 +6,21 @@ from pathlib import Path
 
 from osslo.cli.output import Output
 from osslo.local import LocalModel, load
+from osslo.model.discovery import FoundModel, ModelRoots, find_local
 from osslo.model.model import Model
 from osslo.serve import locate, open_native
-from osslo.settings import load_settings
+from osslo.settings import Settings, load_settings
 
 
 def find(output: Output, model: str | None) -> Path:
     """The checkpoint or packed file of a model, as serving would find it."""
     with output.progress() as bar:
         return locate(load_settings(overrides={"model": model}), bar.step).path
+
+
+def known_models(settings: Settings, name: str | None = None) -> tuple[FoundModel, ...]:
+    """Models whose weights are on this machine, all or those that `name` means."""
+    return find_local(ModelRoots.of(settings.folders, settings.paths.model_roots), name)
 
 
 def native_with_bar(output: Output, model: str | None, *, threads: int | None = None) -> Model:
