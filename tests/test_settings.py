@@ -118,4 +118,7 @@ def test_every_setting_is_documented() -> None:
     names = [name for name, *_ in setting_names()]
     assert "OSSLO_PORT" in names
     assert len(names) == len(set(names))
-    assert all(help_text for _, _, help_text, _ in setting_names())
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    for variable, key, help_text, default in setting_names():
+        shown = "" if default in (None, ()) else f"`{default}`"
+        assert f"| `{variable}` | `{key}` | {shown} | {help_text} |" in page

@@ -33,6 +33,7 @@ from osslo.errors import ConfigurationError
 from osslo.harmony.vocabulary import Markers
 from osslo.model.available import available_memory
 from osslo.model.checkpoints import open_checkpoint
+from osslo.model.discovery import ModelRoots, find_local, resolve
 from osslo.model.memory import MemoryPlan, MemoryRequest, Weights, check, plan
 from osslo.model.model import Model
 from osslo.model.pack import Precision, ensure_packed
@@ -46,6 +47,7 @@ STAND_IN_NOTE = (
     "works, with the answers of a very small model. 'osslo pull gpt-oss-20b' gets the real one."
 )
 
+DEFAULT_MODEL = "gpt-oss-20b"
 STAND_IN_NAMES = frozenset({STANDIN_NAME, "stand-in", "standin"})
 DEFAULT_CONTEXT_TOKENS = 32_768
 """The context where none is asked for, if the model has it and memory allows."""
@@ -110,17 +112,26 @@ def build(
 
 
 def locate(settings: Settings, progress: Progress | None = None) -> Located:
-    """Which model the settings mean. The stand-in is fetched and built if it is not there."""
+    """Which model the settings mean: the one they name, else gpt-oss-20b if its weights are on
+    this machine, else the stand-in, which is fetched and built if it is not there."""
+    roots = ModelRoots.of(settings.folders, settings.paths.model_roots)
     name = settings.model.model
+    if name is None:
+        found = find_local(roots, DEFAULT_MODEL)
+        if found:
+            return Located(DEFAULT_MODEL, found[0].path, f"From {found[0].source}.")
     if name is None or name in STAND_IN_NAMES:
         path = ensure_standin(settings.folders.cache, progress=progress)
         return Located(STANDIN_NAME, path, STAND_IN_NOTE, stand_in=True)
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise ConfigurationError(
-            f"there is no model {name!r}; give a path, or leave OSSLO_MODEL unset"
-        )
-    return Located(path.stem if path.is_file() else path.resolve().name, path, "")
+    path = resolve(name, roots)
+    return Located(_id_of(name, path), path, "")
+
+
+def _id_of(name: str, path: Path) -> str:
+    """What callers call the model: its name as it was given, or its file's if that was a path."""
+    if not Path(name).expanduser().exists():
+        return name
+    return path.stem if path.is_file() else path.resolve().name
 
 
 def open_native(settings: Settings, located: Located, progress: Progress | None = None) -> Model:

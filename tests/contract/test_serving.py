@@ -15,7 +15,7 @@ import uvicorn
 
 from osslo.errors import ConfigurationError, MemoryPlanError
 from osslo.model.synth import synthesize
-from osslo.serve import DrainingServer, Server, api_key, build, startup_text
+from osslo.serve import DrainingServer, Server, api_key, build, locate, startup_text
 from osslo.settings import Settings, load_settings
 from tests.api.conftest import KEY, ask, make_stage
 from tests.scripted import ByteVocabulary, Gate, Script, serving
@@ -70,6 +70,17 @@ def test_packing_reports_progress(checkpoint: Path, tmp_path: Path) -> None:
     built.model.backend.close_blocking()  # type: ignore[attr-defined]  # it is the engine
     assert seen[-1][0] == "packing"
     assert seen[-1][1] == seen[-1][2] > 0
+
+
+def test_weights_that_are_there_are_served_without_being_named(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    folder = synthesize("tiny", settings.folders.models / "openai" / "gpt-oss-20b")
+    located = locate(settings)
+    assert (located.id, located.path, located.stand_in) == ("gpt-oss-20b", folder, False)
+
+
+def test_a_model_given_by_its_path_is_called_after_it(checkpoint: Path, tmp_path: Path) -> None:
+    assert locate(settings_for(tmp_path, model=str(checkpoint))).id == "tiny"
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
