@@ -37,7 +37,7 @@ $(BUILT): pyproject.toml $(NATIVE_SOURCES) | $(PYTHON_BIN)
 
 $(DEV): pyproject.toml | $(BUILT)
 	@echo "osslo: installing what tests need"
-	@$(PIP) install -qq --retries 1 --timeout 30 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install -qq --no-deps --retries 1 --timeout 20 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	@$(PIP) install -qq --no-build-isolation -e '.[dev]'
 	@touch $@
 
