@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "asan"
 SITE = BUILD / "site"
-DEFAULT_TESTS = ("tests/kernels",)
+DEFAULT_TESTS = ("tests/kernels/test_native.py", "tests/model/test_native_model.py")
 
 # The editable install finds `osslo` by a hook of its own, which comes before PYTHONPATH.
 RUN_TESTS = """
@@ -45,21 +45,27 @@ def build() -> None:
     subprocess.run(install, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def runtime_library() -> str:
-    """The path of the compiler's address sanitizer, to be loaded before Python."""
+def runtime_libraries() -> str:
+    """What is to be loaded before Python: the address sanitizer, and the C++ library, whose `throw`
+    the sanitizer looks up when it starts (Python itself is C and would load it too late)."""
     compiler = os.environ.get("CXX", "c++")
-    command = [compiler, "-print-file-name=libasan.so"]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    if not Path(found).is_absolute():
-        raise SystemExit("the compiler has no address sanitizer: on Debian, apt-get install g++")
-    return str(Path(found).resolve())
+    found = []
+    for name in ("libasan.so", "libstdc++.so.6"):
+        command = [compiler, f"-print-file-name={name}"]
+        path = Path(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        )
+        if not path.is_absolute():
+            raise SystemExit(f"the compiler has no {name}: on Debian, apt-get install g++")
+        found.append(str(path.resolve()))
+    return " ".join(found)
 
 
 def test(arguments: list[str]) -> int:
     """Run pytest on the sanitized library; returns its exit code."""
     environment = {
         **os.environ,
-        "LD_PRELOAD": runtime_library(),
+        "LD_PRELOAD": runtime_libraries(),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:strict_string_checks=1",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONPATH": str(SITE),
