@@ -77,7 +77,7 @@ class MemoryPlanError(ModelError):
 
 
 class DownloadError(ModelError):
-    """Weights could not be fetched; the message says why (offline, disk full, no such repository)."""
+    """Weights could not be fetched; the message says why (offline, disk full, not found)."""
 
     code = "download_error"
 
