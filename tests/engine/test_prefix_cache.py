@@ -67,34 +67,51 @@ def test_the_end_of_a_prompt_stays_after_a_long_answer() -> None:
     assert check(driver, make_request("turn2", follow_up, 5)) == 101
 
 
+def fill(driver: Driver, count: int, *, length: int = 64) -> None:
+    """Other texts, to press on the window pages."""
+    for _ in range(count):
+        name = f"fill{len(driver.heard)}"
+        check(driver, make_request(name, prompt_of(length, 50 + len(driver.heard)), 3))
+
+
 def test_the_end_of_an_answer_can_be_resumed() -> None:
-    driver = Driver(FakeModel(sliding_window=40), make_limits())
-    base = prompt_of(70)
-    first = driver.run(make_request("call", base, 30))
+    """Its window pages stay longer than newer ones in the middle of other texts."""
+    driver = Driver(FakeModel(sliding_window=40), make_limits(window_pages=14))
+    base = prompt_of(10)
+    first = driver.run(make_request("call", base, 60))
+    fill(driver, 2, length=200)
     with_result = [*base, *first.tokens, *prompt_of(10, 3)]
-    assert check(driver, make_request("result", with_result, 5)) == 99  # the last token has no KV
+    assert check(driver, make_request("result", with_result, 5)) == 69  # the last token has no KV
 
 
 def test_window_pages_in_the_middle_go_before_those_at_resume_points() -> None:
     driver = Driver(FakeModel(sliding_window=40), make_limits(window_pages=16))
     base = prompt_of(300)
     check(driver, make_request("a", base, 3))
-    for index in range(3):
-        check(driver, make_request(f"fill{index}", prompt_of(64, 50 + index), 3))
+    fill(driver, 3)
     assert check(driver, make_request("again", [*base, 1, 2], 3)) == 300
     halfway = [*base[:150], *prompt_of(20, 9)]
     assert check(driver, make_request("halfway", halfway, 3)) < 150
 
 
-def test_a_parting_of_ways_becomes_a_resume_point() -> None:
-    """Where a hit failed for want of window pages, the next request finds them."""
-    driver = Driver(FakeModel(sliding_window=40), make_limits(window_pages=16))
+def test_a_place_where_a_request_went_on_is_kept_for_the_next() -> None:
+    driver = Driver(FakeModel(sliding_window=40), make_limits(window_pages=17))
     base = prompt_of(300)
     check(driver, make_request("a", base, 3))
-    for index in range(6):
-        check(driver, make_request(f"fill{index}", prompt_of(64, 50 + index), 3))
-    parted = [[*base[:160], *prompt_of(20, seed)] for seed in (9, 10)]
+    assert check(driver, make_request("b", [*base[:150], *prompt_of(20, 9)], 3)) == 150
+    fill(driver, 2, length=200)
+    assert check(driver, make_request("c", [*base[:150], *prompt_of(20, 10)], 3)) >= 150
+
+
+def test_a_parting_of_ways_becomes_a_resume_point() -> None:
+    """Where a hit failed for want of window pages, the next request finds them."""
+    driver = Driver(FakeModel(sliding_window=40), make_limits(window_pages=20))
+    base = prompt_of(300)
+    check(driver, make_request("a", base, 3))
+    fill(driver, 8)
+    parted = [[*base[:160], *prompt_of(100, seed)] for seed in (9, 10)]
     assert check(driver, make_request("b", parted[0], 3)) < 160
+    fill(driver, 3)
     assert check(driver, make_request("c", parted[1], 3)) >= 160
 
 
@@ -150,12 +167,23 @@ def test_old_texts_give_way_to_new_ones() -> None:
     assert check(driver, make_request("first", prompt_of(100, 0), 5)) == 0
 
 
+def test_what_was_used_again_outlives_what_was_not() -> None:
+    driver = Driver(FakeModel(), make_limits(full_pages=12, window_pages=12))
+    old, older = prompt_of(74, 1), prompt_of(74, 2)
+    for name, text in (("x", older), ("y", old), ("z", older)):
+        check(driver, make_request(name, text, 1))
+    check(driver, make_request("push", prompt_of(250, 3), 3))
+    assert check(driver, make_request("again", older, 3)) == 73
+    assert check(driver, make_request("gone", old, 3)) < 73
+
+
 def test_answers_give_way_before_prompts() -> None:
-    driver = Driver(FakeModel(), make_limits(full_pages=16, window_pages=40))
-    base = prompt_of(96)
-    check(driver, make_request("a", base, 200))
-    check(driver, make_request("b", prompt_of(200, 1), 5))
-    assert check(driver, make_request("again", [*base, 1, 2, 3], 5)) >= 96
+    driver = Driver(FakeModel(sliding_window=0), make_limits(full_pages=16))
+    prompt = prompt_of(96)
+    check(driver, make_request("prompt", prompt, 2))
+    check(driver, make_request("answer", [1], 200))
+    check(driver, make_request("push", prompt_of(250, 1), 3))
+    assert check(driver, make_request("again", prompt, 3)) == 95
 
 
 def test_emptied_trees_leave_nothing_behind() -> None:

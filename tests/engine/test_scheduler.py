@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from osslo.engine.fairness import OUTPUT_WEIGHT, TenantClock
@@ -78,6 +79,37 @@ def test_preemption_recomputes_and_changes_nothing() -> None:
     for request in requests:
         heard = driver.heard[request.request_id]
         assert heard.tokens == expected_tokens(driver.model, request, context=driver.context)
+
+
+def test_computing_again_is_a_prefill_and_leaves_room_for_those_who_decode() -> None:
+    limits = make_limits(full_pages=10, window_pages=16, mixed_prefill_tokens=8, prefix_cache=False)
+    driver = Driver(FakeModel(), limits)
+    for index in range(4):
+        driver.add(make_request(f"r{index}", prompt_of(40, index), 150))
+    driver.finish()
+    assert driver.runner.scheduler.preemptions > 0
+    for step in driver.model.steps:
+        rows = np.diff(step.sequence_starts)
+        assert 1 not in rows or rows[rows > 1].sum() <= 8
+
+
+def test_prefills_that_are_all_short_of_pages_cost_the_youngest_its_place() -> None:
+    """Admission keeps this from happening; pages taken behind its back bring it about."""
+    driver = Driver(FakeModel(), make_limits(full_pages=20, window_pages=20, prefix_cache=False))
+    for index in range(2):
+        driver.add(make_request(f"r{index}", prompt_of(200, index), 3, tenant=f"t{index}"))
+    driver.step()
+    driver.step()
+    pool = driver.runner.memory.full
+    stolen = [pool.take() for _ in range(pool.free_count)]
+    driver.runner.step()
+    assert driver.runner.scheduler.preemptions == 1
+    assert [seq.request_id for seq in driver.runner.scheduler.running] == ["r0"]
+    for page in stolen:
+        assert page is not None
+        pool.drop(page)
+    driver.finish()
+    assert driver.heard["r1"].reason is FinishReason.LENGTH
 
 
 def test_the_oldest_is_never_preempted() -> None:

@@ -29,7 +29,7 @@ class KvMemory:
         self.window = PagePool(PageKind.WINDOW, window_pages if self.window_tokens else 0)
         self.kv: KvCache = model.new_kv(full_pages, self.window.capacity)
         self.cache = PrefixCache(self.full, self.window, self.window_tokens)
-        self.releases = 0  # grows whenever pages were given back
+        self.releases = 0  # sequences that gave their pages back
         self._prefix_cache = prefix_cache
         self._span_pages = window_span_pages(self.window_tokens)
 
@@ -156,7 +156,6 @@ class KvMemory:
         seq.settled_pages = complete
         if self.window_tokens:
             first = self.cache.first_window_page(seq.computed)
-            self.releases += first > seq.window_first
             for index in range(seq.window_first, first):
                 self._drop(self.window, int(seq.window_pages[index]))
                 seq.window_pages[index] = -1
@@ -189,7 +188,8 @@ class KvMemory:
         """Take all pages from a sequence. With `publish`, the cache keeps what was computed."""
         if publish and self._prefix_cache and seq.uses_cache:
             self.settle(seq)
-            self.cache.mark_resume(seq.cache_node, self._span_pages)
+            seen = seq.settled_pages - self.cache.first_window_page(seq.computed)
+            self.cache.mark_resume(seq.cache_node, seen)
             self._publish_partial(seq)
         for index in range(seq.page_count - 1, -1, -1):
             if self.window_tokens and index >= seq.window_first:

@@ -193,11 +193,13 @@ class PrefixCache:
         The caller compares `node.full_page` with its own to see whether the text was known.
         """
         above = self._roots.setdefault(scope, PrefixNode(scope)) if parent is None else parent
+        stamp = self._tick + (PROMPT_BONUS_TICKS if prompt else 0)
         known = above.exact(key)
         if known is not None:
+            known.stamp = max(known.stamp, stamp)
             return known
         node = PrefixNode(scope, above, key, full_page)
-        node.stamp = self._tick + (PROMPT_BONUS_TICKS if prompt else 0)
+        node.stamp = stamp
         place = bisect_left(above.keys, key)
         above.keys.insert(place, key)
         above.children.insert(place, node)

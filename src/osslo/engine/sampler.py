@@ -38,7 +38,8 @@ class Choice(NamedTuple):
 
 
 class Scratch:
-    """Long-lived buffers for rows of one size. Samplers of one thread share one."""
+    """Long-lived buffers for rows, made anew when the size changes. One thread's samplers share
+    one."""
 
     def __init__(self) -> None:
         self._edited = np.empty(0, dtype=np.float32)
@@ -58,7 +59,8 @@ class Scratch:
         """
         blocks = -(-row.size // _BLOCK)
         if self._weights.size != blocks * _BLOCK:
-            self._weights = np.zeros(blocks * _BLOCK, dtype=np.float32)
+            self._weights = np.empty(blocks * _BLOCK, dtype=np.float32)
+        self._weights[row.size :] = 0.0
         weights = self._weights[: row.size]
         with np.errstate(over="ignore", under="ignore"):  # far below the best: zero
             np.subtract(row, best, out=weights)
