@@ -38,6 +38,7 @@ from osslo.types import (
     BackendStats,
     FinishReason,
     GenerationRequest,
+    Grammar,
     SamplingParams,
     TokenDelta,
     TokenId,
@@ -45,6 +46,7 @@ from osslo.types import (
 
 _FIRST_GUESS_S = 5.0  # duration of a request, before any has ended
 _MAX_RETRY_AFTER_S = 60.0
+_SHORT_PROMPT_TOKENS = 4096  # checked and copied in well under a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,13 @@ class Engine:
     # --- generating ------------------------------------------------------------------------------
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        """See `Backend.generate`. A grammar is compiled in a worker thread, not on the loop."""
-        self._check_request(request)
-        constraint = None
-        if request.grammar is not None:
-            constraint = await asyncio.to_thread(self._constraint, request)
+        """See `Backend.generate`. Grammars and long prompts are prepared off the loop."""
+        if request.grammar is None and len(request.prompt) <= _SHORT_PROMPT_TOKENS:
+            sequence = self._prepare(request)
+        else:
+            sequence = await asyncio.to_thread(self._prepare, request)
         mailbox = AsyncMailbox()
-        sequence = self._accept(request, mailbox, constraint)
+        self._accept(sequence, mailbox)
         ended = False
         try:
             while not ended:
@@ -123,12 +125,11 @@ class Engine:
                 self._abort_sequence(sequence)
 
     def generate_blocking(self, request: GenerationRequest) -> Iterator[Event]:
-        """The same for scripts and tests without an event loop. Nothing may be accepted until the
-        first event is asked for."""
-        self._check_request(request)
-        constraint = self._constraint(request)
+        """The same for scripts and tests without an event loop; closing it aborts, too. Like any
+        generator it does nothing until the first event is asked for."""
+        sequence = self._prepare(request)
         mailbox = ThreadMailbox()
-        sequence = self._accept(request, mailbox, constraint)
+        self._accept(sequence, mailbox)
         ended = False
         try:
             while not ended:
@@ -145,9 +146,8 @@ class Engine:
 
         Raises RequestError, ContextLengthError, OverloadedError, or what ended the run.
         """
-        request = GenerationRequest(
-            f"score-{secrets.token_hex(8)}", tuple(ids), SamplingParams(max_tokens=1)
-        )
+        name = f"score-{secrets.token_hex(8)}"
+        request = GenerationRequest(name, tuple(ids), SamplingParams(max_tokens=1))
         self._check_tokens(request.prompt, room=0)
         logits = np.empty((len(request.prompt), self._model.vocab_size), dtype=np.float32)
 
@@ -155,7 +155,8 @@ class Engine:
             logits[start : start + len(rows)] = rows
 
         mailbox = ThreadMailbox()
-        sequence = self._accept(request, mailbox, None, take)
+        sequence = self._sequence(request, None, take)
+        self._accept(sequence, mailbox)
         try:
             event = mailbox.get()  # the only one: a scored text has no tokens and no progress
         except BaseException:
@@ -184,7 +185,8 @@ class Engine:
 
     # --- the door --------------------------------------------------------------------------------
 
-    def _check_request(self, request: GenerationRequest) -> None:
+    def _prepare(self, request: GenerationRequest) -> Sequence:
+        """Check a request and build its sequence. Raises RequestError or a child of it."""
         check_sampling(request.sampling, self._model.vocab_size)
         self._check_tokens(request.prompt, room=1)
         if request.adapter is not None:
@@ -192,11 +194,9 @@ class Engine:
                 f"no adapter named {request.adapter!r} is loaded; leave `adapter` out",
                 param="adapter",
             )
-        if request.grammar is not None and self._constraints is None:
-            raise UnsupportedError(
-                "this engine was built without a tokenizer and cannot enforce a grammar",
-                param="grammar",
-            )
+        sequence = self._sequence(request, self._constraint(request.grammar), None)
+        sequence.append_forced()
+        return sequence
 
     def _check_tokens(self, prompt: tuple[TokenId, ...], *, room: int) -> None:
         if not prompt:
@@ -213,27 +213,15 @@ class Engine:
                 f"prompt token ids must be between 0 and {vocab_size - 1}", param="prompt"
             )
 
-    def _constraint(self, request: GenerationRequest) -> Constraint | None:
-        if request.grammar is None or self._constraints is None:
+    def _constraint(self, grammar: Grammar | None) -> Constraint | None:
+        if grammar is None:
             return None
-        return self._constraints.compile(request.grammar)
-
-    def _accept(
-        self,
-        request: GenerationRequest,
-        mailbox: Mailbox,
-        constraint: Constraint | None,
-        rows_sink: RowsSink | None = None,
-    ) -> Sequence:
-        """Queue a checked request; from here on it gets its terminal event."""
-        sequence = self._sequence(request, constraint, rows_sink)
-        with self._changed:
-            self._check_capacity(request)
-            self._jobs[request.request_id] = _Job(sequence, mailbox)
-            self._per_tenant[request.tenant] += 1
-            self._arrived.append(sequence)
-            self._changed.notify_all()
-        return sequence
+        if self._constraints is None:
+            raise UnsupportedError(
+                "this engine was built without a tokenizer and cannot enforce a grammar",
+                param="grammar",
+            )
+        return self._constraints.compile(grammar)
 
     def _sequence(
         self,
@@ -244,7 +232,7 @@ class Engine:
         params = request.sampling
         seed = secrets.randbits(64) if params.seed is None else params.seed
         eos_ids = frozenset[TokenId]() if params.ignore_eos else self._eos_ids
-        sequence = Sequence(
+        return Sequence(
             request,
             context_tokens=self._context_tokens,
             stop_ids=eos_ids | frozenset(params.stop_token_ids),
@@ -253,8 +241,15 @@ class Engine:
             rows_sink=rows_sink,
             accepted=self._clock(),
         )
-        sequence.append_forced()
-        return sequence
+
+    def _accept(self, sequence: Sequence, mailbox: Mailbox) -> None:
+        """Queue a prepared sequence; from here on it gets its terminal event."""
+        with self._changed:
+            self._check_capacity(sequence.request)
+            self._jobs[sequence.request_id] = _Job(sequence, mailbox)
+            self._per_tenant[sequence.tenant] += 1
+            self._arrived.append(sequence)
+            self._changed.notify_all()
 
     def _check_capacity(self, request: GenerationRequest) -> None:
         if self._broken is not None:
@@ -334,17 +329,19 @@ class Engine:
         self._request_s += 0.1 * (taken - self._request_s)
 
     def _break_down(self, error: Exception) -> None:
-        """The thread cannot go on: everybody gets an ERROR, and nobody is let in any more."""
+        """The thread cannot go on: everybody gets an ERROR, and nobody is let in any more.
+
+        Asks nothing of the runner, whose state may be what broke.
+        """
         failure = error
         if not isinstance(failure, EngineError):
             failure = EngineError(f"the engine broke down: {type(error).__name__}: {error}")
             failure.__cause__ = error
         with self._changed:
             self._broken = failure
-            arrived, self._arrived = self._arrived, []
-        for sequence in arrived:
-            self._runner.add(sequence)
-        self._publish(self._runner.fail_all(failure))
+            left = [job.sequence for job in self._jobs.values()]
+        now = self._clock()
+        self._publish([(s, s.terminal_delta(FinishReason.ERROR, now, failure)) for s in left])
 
     # --- stats and the end -----------------------------------------------------------------------
 

@@ -78,10 +78,6 @@ class Runner:
         """End a living sequence with ABORT; its pages are free when this returns."""
         return self._end(seq, FinishReason.ABORT)
 
-    def fail_all(self, error: OssloError) -> list[Emission]:
-        """End everything with ERROR; for when the engine itself cannot go on."""
-        return [self._fail(seq, error) for seq in list(self.scheduler.sequences())]
-
     def step(self) -> list[Emission]:
         """One forward over everything that is due. Never raises for what the model does.
 
@@ -195,21 +191,12 @@ class Runner:
         self, seq: Sequence, reason: FinishReason, error: OssloError | None = None
     ) -> Emission:
         """The only place where a sequence ends."""
-        seq.finish = reason
         self.scheduler.remove(seq, publish=error is None)
         usage = seq.usage()
         self.counters.prompt_tokens += usage.prompt_tokens
         self.counters.cached_tokens += usage.cached_tokens
         self.counters.generated_tokens += usage.completion_tokens
-        return seq, TokenDelta(
-            seq.request_id,
-            seq.take_new_tokens(),
-            seq.take_logprobs(),
-            finish_reason=reason,
-            usage=usage,
-            timings=seq.clocks.timings(self._clock()),
-            error=error,
-        )
+        return seq, seq.terminal_delta(reason, self._clock(), error)
 
 
 def _describe(error: Exception) -> str:

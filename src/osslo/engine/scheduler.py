@@ -41,10 +41,6 @@ class Scheduler:
         self._stuck: tuple[Sequence, int] | None = None
 
     @property
-    def waiting_count(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
-
-    @property
     def has_work(self) -> bool:
         return bool(self.running or self._waiting)
 

@@ -21,7 +21,16 @@ from osslo.engine.constraint import Constraint
 from osslo.engine.pages import pages_for
 from osslo.engine.prefix_cache import PrefixNode, Scope
 from osslo.engine.sampler import Sampler
-from osslo.types import FinishReason, GenerationRequest, Timings, TokenId, TokenLogprob, Usage
+from osslo.errors import OssloError
+from osslo.types import (
+    FinishReason,
+    GenerationRequest,
+    Timings,
+    TokenDelta,
+    TokenId,
+    TokenLogprob,
+    Usage,
+)
 
 RowsSink = Callable[[int, NDArray[np.float32]], None]
 """Takes (first position, logits `[n, V]`) of a scored text."""
@@ -156,4 +165,19 @@ class Sequence:
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.length - self.prompt_tokens,
             cached_tokens=self.cached_tokens,
+        )
+
+    def terminal_delta(
+        self, reason: FinishReason, now: float, error: OssloError | None = None
+    ) -> TokenDelta:
+        """The last event of the sequence, with whatever has not been sent yet."""
+        self.finish = reason
+        return TokenDelta(
+            self.request_id,
+            self.take_new_tokens(),
+            self.take_logprobs(),
+            finish_reason=reason,
+            usage=self.usage(),
+            timings=self.clocks.timings(now),
+            error=error,
         )
