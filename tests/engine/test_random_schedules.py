@@ -17,7 +17,7 @@ from tests.engine.fakes import FakeModel
 from tests.engine.helpers import Driver, expected_tokens, make_limits, make_request
 
 EOS = (3, 4)
-SEEDS = range(24)
+SEEDS = range(16)
 
 
 def random_texts(rng: random.Random) -> list[list[int]]:
