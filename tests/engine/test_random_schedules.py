@@ -113,7 +113,7 @@ def test_answers_equal_the_sequential_run(seed: int) -> None:
 def test_these_schedules_reach_preemption_hits_and_copies() -> None:
     """The random test is worth what it reaches."""
     drivers = [sound_schedule(seed)[0] for seed in SEEDS]
-    assert sum(driver.runner.scheduler.preemptions for driver in drivers) > 20
+    assert sum(driver.runner.scheduler.preemptions for driver in drivers) > 10
     assert sum(driver.runner.counters.cached_tokens for driver in drivers) > 1000
     assert sum(driver.model.kv.copies for driver in drivers) > 50
 
