@@ -104,39 +104,88 @@ nb::tuple bind_quantize_q8(In<float, 2> x) {
 
 // --- single kernels, for tests ------------------------------------------------------------------
 
+// Activations of one test, quantised in both forms.
+struct TestActivations {
+  std::vector<float> floats, scales8, scales16;
+  std::vector<int8_t> int8;
+  std::vector<int16_t> int16;
+  std::vector<int32_t> offsets, outlier_counts;
+  std::vector<Outlier> outliers;
+  size_t stride = 0;
+
+  TestActivations(const Kernels& k, const float* x, size_t rows, size_t columns)
+      : stride((columns + kBlock - 1) / kBlock * kBlock) {
+    const size_t blocks = stride / kBlock;
+    floats.resize(rows * stride);
+    int8.resize(rows * stride);
+    int16.resize(rows * stride);
+    scales8.resize(rows * blocks);
+    scales16.resize(rows * blocks);
+    offsets.resize(rows * blocks);
+    outliers.resize(rows * blocks);
+    outlier_counts.resize(rows);
+    for (size_t t = 0; t < rows; ++t) {
+      float* row = &floats[t * stride];
+      std::copy_n(x + t * columns, columns, row);
+      outlier_counts[t] =
+          k.quantize_int8(row, length(columns), &int8[t * stride], &scales8[t * blocks],
+                          &offsets[t * blocks], &outliers[t * blocks]);
+      k.quantize_int16(row, length(columns), &int16[t * stride], &scales16[t * blocks]);
+    }
+  }
+
+  Activations as(WeightKind reader, bool quantized) const {
+    Activations a;
+    a.floats = floats.data();
+    a.stride = static_cast<int32_t>(stride);
+    if (!quantized) return a;
+    a.int8 = int8.data();
+    a.int16 = int16.data();
+    a.scales = reader == WeightKind::kQ8 ? scales16.data() : scales8.data();
+    a.offsets = offsets.data();
+    a.outliers = outliers.data();
+    a.outlier_counts = outlier_counts.data();
+    return a;
+  }
+};
+
 Out<float> bind_matmul(const std::string& isa, WeightKind kind, size_t rows, In<uint8_t, 1> panels,
-                       In<float, 2> x, bool int8) {
+                       In<float, 2> x, bool quantized) {
   const Kernels k = choose_kernels(isa);
   PanelMatrix m = panel_shape(kind, rows, x.shape(1));
   require(panels.shape(0) == m.bytes(), "panels do not have the size of this matrix");
   m.data = panels.data();
   const size_t tokens = x.shape(0);
-  const auto stride = static_cast<size_t>(m.blocks()) * kBlock;
-  std::vector<float> floats(tokens * stride);
-  std::vector<int8_t> values(tokens * stride);
-  std::vector<float> scales(tokens * stride / kBlock);
-  std::vector<int32_t> offsets(scales.size());
-  for (size_t t = 0; t < tokens; ++t) {
-    std::copy_n(x.data() + t * x.shape(1), x.shape(1), floats.begin() + static_cast<ptrdiff_t>(t * stride));
-    k.quantize(&floats[t * stride], m.columns, &values[t * stride], &scales[t * stride / kBlock],
-               &offsets[t * stride / kBlock]);
-  }
-  const Activations a{floats.data(), int8 ? values.data() : nullptr, scales.data(), offsets.data(),
-                      static_cast<int32_t>(stride)};
+  const TestActivations activations(k, x.data(), tokens, x.shape(1));
   Out<float> out = new_array<float>({tokens, rows});
-  k.matmul({&m, nullptr, 0, m.panels(), a, nullptr, length(tokens), out.data(),
-            static_cast<ptrdiff_t>(rows), false});
+  k.matmul({&m, nullptr, 0, m.panels(), activations.as(kind, quantized), nullptr, length(tokens),
+            out.data(), static_cast<ptrdiff_t>(rows), false});
   return out;
 }
 
-nb::tuple bind_quantize(const std::string& isa, In<float, 1> x) {
-  const Kernels k = choose_kernels(isa);
-  const size_t blocks = (x.shape(0) + kBlock - 1) / kBlock;
-  Out<int8_t> values = new_array<int8_t>({blocks * kBlock});
-  Out<float> scales = new_array<float>({blocks});
-  Out<int32_t> offsets = new_array<int32_t>({blocks});
-  k.quantize(x.data(), length(x.shape(0)), values.data(), scales.data(), offsets.data());
-  return nb::make_tuple(values, scales, offsets);
+nb::tuple bind_quantize_int8(const std::string& isa, In<float, 1> x) {
+  const TestActivations a(choose_kernels(isa), x.data(), 1, x.shape(0));
+  Out<int8_t> values = new_array<int8_t>({a.stride});
+  Out<float> scales = new_array<float>({a.stride / kBlock});
+  Out<int32_t> offsets = new_array<int32_t>({a.stride / kBlock});
+  Out<float> outliers = new_array<float>({a.stride});
+  std::copy(a.int8.begin(), a.int8.end(), values.data());
+  std::copy(a.scales8.begin(), a.scales8.end(), scales.data());
+  std::copy(a.offsets.begin(), a.offsets.end(), offsets.data());
+  std::fill_n(outliers.data(), a.stride, 0.0f);
+  for (int32_t i = 0; i < a.outlier_counts[0]; ++i)
+    outliers.data()[a.outliers[static_cast<size_t>(i)].column] =
+        a.outliers[static_cast<size_t>(i)].value;
+  return nb::make_tuple(values, scales, offsets, outliers);
+}
+
+nb::tuple bind_quantize_int16(const std::string& isa, In<float, 1> x) {
+  const TestActivations a(choose_kernels(isa), x.data(), 1, x.shape(0));
+  Out<int16_t> values = new_array<int16_t>({a.stride});
+  Out<float> scales = new_array<float>({a.stride / kBlock});
+  std::copy(a.int16.begin(), a.int16.end(), values.data());
+  std::copy(a.scales16.begin(), a.scales16.end(), scales.data());
+  return nb::make_tuple(values, scales);
 }
 
 Out<float> bind_rms_norm(const std::string& isa, In<float, 1> x, In<float, 1> weight,
@@ -299,8 +348,9 @@ NB_MODULE(_native, m) {
   m.def("quantize_q8", &bind_quantize_q8, nb::arg("values"));
 
   m.def("matmul", &bind_matmul, nb::arg("isa"), nb::arg("kind"), nb::arg("rows"),
-        nb::arg("panels"), nb::arg("x"), nb::kw_only(), nb::arg("int8"));
-  m.def("quantize", &bind_quantize, nb::arg("isa"), nb::arg("x"));
+        nb::arg("panels"), nb::arg("x"), nb::kw_only(), nb::arg("quantized"));
+  m.def("quantize_int8", &bind_quantize_int8, nb::arg("isa"), nb::arg("x"));
+  m.def("quantize_int16", &bind_quantize_int16, nb::arg("isa"), nb::arg("x"));
   m.def("rms_norm", &bind_rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"),
         nb::arg("epsilon"));
   m.def("swiglu", &bind_swiglu, nb::arg("isa"), nb::arg("gate_up"), nb::arg("n"),

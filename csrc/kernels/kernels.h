@@ -49,17 +49,28 @@ struct PanelMatrix {
 // MXFP4 weights enter integer products as twice their value plus this, small and unsigned.
 constexpr int kMxfp4Offset = 12;
 
-// Activations of T rows, as floats or as int8 in blocks of 32 with a float scale. `offsets` is
-// kMxfp4Offset times a block's sum: what the unsigned products have too much, the same for all
-// rows of the weights. Columns past the end of the last block are zero.
-struct Activations {
-  const float* floats = nullptr;   // [T, stride] float path only
-  const int8_t* values = nullptr;  // [T, stride] int8 path only
-  const float* scales = nullptr;   // [T, stride / 32]
-  const int32_t* offsets = nullptr;  // [T, stride / 32]
-  int32_t stride = 0;              // columns rounded up to whole blocks
+// A value that stands so far above the rest of its block that it is kept as it is.
+struct Outlier {
+  int32_t column;
+  float value;
+};
 
-  bool quantized() const { return values != nullptr; }
+// Activations of T rows, each in the one form that the weights' kernel reads:
+//   float  BF16 and F32 weights, and every kind in the exact precision
+//   int16  Q8 weights: blocks of 32 with a float scale
+//   int8   MXFP4 weights: blocks of 32 with a float scale, outliers apart. `offsets` is
+//          kMxfp4Offset times a block's sum: what the unsigned products have too much, the same
+//          for all rows of the weights
+// Columns past the end of the last block are zero.
+struct Activations {
+  const float* floats = nullptr;           // [T, stride]
+  const int16_t* int16 = nullptr;          // [T, stride]
+  const int8_t* int8 = nullptr;            // [T, stride]
+  const float* scales = nullptr;           // [T, stride / 32]
+  const int32_t* offsets = nullptr;        // [T, stride / 32]
+  const Outlier* outliers = nullptr;       // [T, stride / 32], ascending columns
+  const int32_t* outlier_counts = nullptr;  // [T]
+  int32_t stride = 0;                      // columns rounded up to whole blocks
 };
 
 // out[i, r] = bias[r] + x[index[i]] . w[r] for rows of panels [panel_begin, panel_end); with
@@ -103,9 +114,11 @@ struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
   void (*attention)(const AttentionTask&);
-  // values [stride], scales and offsets [stride / 32] from x [columns].
-  void (*quantize)(const float* x, int32_t columns, int8_t* values, float* scales,
-                   int32_t* offsets);
+  // values [stride], scales and offsets [stride / 32] from x [columns]; outliers holds up to
+  // stride / 32, and their number is returned.
+  int32_t (*quantize_int8)(const float* x, int32_t columns, int8_t* values, float* scales,
+                           int32_t* offsets, Outlier* outliers);
+  void (*quantize_int16)(const float* x, int32_t columns, int16_t* values, float* scales);
   // out = x / rms(x) * weight.
   void (*rms_norm)(const float* x, const float* weight, int32_t n, float epsilon, float* out);
   // gate_up holds panels of 8 gate rows and 8 up rows in turn; out [n].

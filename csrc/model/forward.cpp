@@ -97,15 +97,19 @@ void Forward::reserve(int32_t rows, int32_t logit_count) {
   grow(cosine_, n * static_cast<size_t>(shape_.head_dim / 2));
   grow(sine_, cosine_.size());
   const size_t widest = std::max({n * hidden, n * query, pairs * inner});
-  grow(values_, widest);
+  grow(int8_, widest);
+  grow(int16_, widest);
   grow(scales_, widest / kBlock);
   grow(offsets_, widest / kBlock);
+  grow(outliers_, widest / kBlock);
+  grow(outlier_counts_, pairs);
   grow(scratch_, attention_scratch_floats(shape_.head_dim) * static_cast<size_t>(pool_.size()));
   grow(row_sequence_, n);
   grow(chosen_, pairs);
   grow(chosen_weight_, pairs);
   grow(slot_, pairs);
   grow(pair_row_, pairs);
+  while (in_order_.size() < pairs) in_order_.push_back(static_cast<int32_t>(in_order_.size()));
   grow(expert_begin_, static_cast<size_t>(shape_.experts) + 1);
 }
 
@@ -149,22 +153,37 @@ void Forward::normalize(const float* x, const float* weight, int32_t rows) {
   });
 }
 
-// `floats` [rows, columns rounded up to blocks] as the kernels take them.
-Activations Forward::activations(const float* floats, int32_t columns, int32_t rows) {
+// `floats` [rows, columns rounded up to blocks] in the form that weights of kind `reader` take.
+Activations Forward::activations(const float* floats, int32_t columns, int32_t rows,
+                                 WeightKind reader) {
   const int32_t stride = round_up(columns, kBlock);
-  if (!shape_.quantize_activations) return {floats, nullptr, nullptr, nullptr, stride};
+  const int32_t blocks = stride / kBlock;
+  Activations x;
+  x.stride = stride;
+  x.floats = floats;
+  const bool quantized = reader == WeightKind::kMxfp4 || reader == WeightKind::kQ8;
+  if (!shape_.quantize_activations || !quantized) return x;
+  x.scales = scales_.data();
+  if (reader == WeightKind::kQ8) {
+    x.int16 = int16_.data();
+    for_rows(rows, [&](int32_t t) {
+      const auto row = static_cast<size_t>(t);
+      kernels_.quantize_int16(floats + row * stride, columns, &int16_[row * stride],
+                              &scales_[row * blocks]);
+    });
+    return x;
+  }
+  x.int8 = int8_.data();
+  x.offsets = offsets_.data();
+  x.outliers = outliers_.data();
+  x.outlier_counts = outlier_counts_.data();
   for_rows(rows, [&](int32_t t) {
     const auto row = static_cast<size_t>(t);
-    const auto blocks = static_cast<size_t>(stride / kBlock);
-    kernels_.quantize(floats + row * static_cast<size_t>(stride), columns,
-                      &values_[row * static_cast<size_t>(stride)], &scales_[row * blocks],
-                      &offsets_[row * blocks]);
+    outlier_counts_[row] =
+        kernels_.quantize_int8(floats + row * stride, columns, &int8_[row * stride],
+                               &scales_[row * blocks], &offsets_[row * blocks],
+                               &outliers_[row * blocks]);
   });
-  return {floats, values_.data(), scales_.data(), offsets_.data(), stride};
-}
-
-Activations usable_by(const PanelMatrix& weights, Activations x) {
-  if (weights.kind == WeightKind::kBf16 || weights.kind == WeightKind::kF32) x.values = nullptr;
   return x;
 }
 
@@ -173,9 +192,8 @@ void Forward::matmul(const PanelMatrix& weights, const float* bias, const Activa
   const int32_t panels = weights.panels();
   const int32_t share =
       std::max(kLeastPanels, panels / (kTasksPerThread * static_cast<int32_t>(pool_.size())));
-  const Activations input = usable_by(weights, x);
   pool_.run((panels + share - 1) / share, [&](int task, int) {
-    kernels_.matmul({&weights, bias, task * share, std::min(panels, (task + 1) * share), input,
+    kernels_.matmul({&weights, bias, task * share, std::min(panels, (task + 1) * share), x,
                      nullptr, rows, out, out_stride, accumulate});
   });
 }
@@ -185,11 +203,11 @@ void Forward::attention_block(const LayerWeights& layer, PagePool& pages, int32_
   const int32_t* table = window ? step.window_pages : step.full_pages;
   const ptrdiff_t width = layer.qkv.rows;
   normalize(residual_.data(), layer.attention_norm, step.rows);
-  const Activations x = activations(normed_.data(), shape_.hidden, step.rows);
+  const Activations x = activations(normed_.data(), shape_.hidden, step.rows, layer.qkv.kind);
   matmul(layer.qkv, layer.qkv_bias, x, step.rows, qkv_.data(), width, false);
   store_kv(pages, layer_of_kind, step, table);
   attend(layer, pages, layer_of_kind, step, table, window);
-  const Activations a = activations(attended_.data(), shape_.query_width(), step.rows);
+  const Activations a = activations(attended_.data(), shape_.query_width(), step.rows, layer.o.kind);
   matmul(layer.o, layer.o_bias, a, step.rows, residual_.data(), shape_.hidden, true);
 }
 
@@ -271,7 +289,9 @@ void Forward::expert_block(const LayerWeights& layer, int32_t rows) {
 void Forward::route(const LayerWeights& layer, int32_t rows) {
   const int32_t experts = shape_.experts;
   const int32_t top = shape_.experts_per_token;
-  const Activations x{normed_.data(), nullptr, nullptr, nullptr, round_up(shape_.hidden, kBlock)};
+  Activations x;
+  x.floats = normed_.data();
+  x.stride = round_up(shape_.hidden, kBlock);
   matmul(layer.router, layer.router_bias, x, rows, router_.data(), experts, false);
   for (int32_t t = 0; t < rows; ++t) {
     const float* logits = &router_[static_cast<size_t>(t) * experts];
@@ -324,7 +344,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
   const int32_t pairs = rows * shape_.experts_per_token;
   const int32_t wide = shape_.gate_up_rows();
   const Activations x =
-      usable_by(layer.gate_up, activations(normed_.data(), shape_.hidden, rows));
+      activations(normed_.data(), shape_.hidden, rows, layer.gate_up.kind);
   list_expert_tasks(layer.gate_up.panels());
   pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
@@ -343,22 +363,14 @@ void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
   });
 
   const Activations h =
-      usable_by(layer.down, activations(activated_.data(), shape_.intermediate, pairs));
+      activations(activated_.data(), shape_.intermediate, pairs, layer.down.kind);
   list_expert_tasks(layer.down.panels());
   pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
     const int32_t begin = expert_begin_[task.expert];
-    const auto blocks = static_cast<ptrdiff_t>(h.stride / kBlock);
     const PanelMatrix weights = weights_.down(layer, task.expert);
-    Activations own = h;
-    own.floats += static_cast<ptrdiff_t>(begin) * h.stride;
-    if (own.values) {
-      own.values += static_cast<ptrdiff_t>(begin) * h.stride;
-      own.scales += begin * blocks;
-      own.offsets += begin * blocks;
-    }
     kernels_.matmul({&weights, weights_.down_bias(layer, task.expert), task.panel_begin,
-                     task.panel_end, own, nullptr, expert_begin_[task.expert + 1] - begin,
+                     task.panel_end, h, &in_order_[begin], expert_begin_[task.expert + 1] - begin,
                      &expert_out_[static_cast<size_t>(begin) * shape_.hidden], shape_.hidden,
                      false});
   });
@@ -385,7 +397,8 @@ void Forward::write_logits(const Step& step, float* logits) {
                       weights_.final_norm(), shape_.hidden, shape_.rms_epsilon,
                       &normed_[static_cast<size_t>(i) * stride]);
   });
-  const Activations x = activations(normed_.data(), shape_.hidden, step.logit_count);
+  const Activations x =
+      activations(normed_.data(), shape_.hidden, step.logit_count, weights_.head().kind);
   matmul(weights_.head(), nullptr, x, step.logit_count, logits, shape_.vocab_size, false);
 }
 

@@ -66,7 +66,7 @@ class Forward {
   template <class Body>
   void for_rows(int32_t rows, const Body& body);
   void normalize(const float* x, const float* weight, int32_t rows);
-  Activations activations(const float* floats, int32_t columns, int32_t rows);
+  Activations activations(const float* floats, int32_t columns, int32_t rows, WeightKind reader);
   void matmul(const PanelMatrix& weights, const float* bias, const Activations& x, int32_t rows,
               float* out, ptrdiff_t out_stride, bool accumulate);
   void list_expert_tasks(int32_t panels);
@@ -85,9 +85,12 @@ class Forward {
   std::vector<float> activated_;   // [pairs, intermediate rounded up]
   std::vector<float> expert_out_;  // [pairs, hidden]
   std::vector<float> cosine_, sine_;  // [rows, head_dim / 2]
-  std::vector<int8_t> values_;     // int8 activations of the current product
+  std::vector<int8_t> int8_;       // activations of the current product
+  std::vector<int16_t> int16_;
   std::vector<float> scales_;
   std::vector<int32_t> offsets_;
+  std::vector<Outlier> outliers_;
+  std::vector<int32_t> outlier_counts_;
   std::vector<float> scratch_;     // attention, per thread
   std::vector<AttentionTile> tiles_;
   std::vector<int32_t> row_sequence_;    // [rows]
@@ -95,6 +98,7 @@ class Forward {
   std::vector<float> chosen_weight_;     // [rows, experts_per_token]
   std::vector<int32_t> slot_;            // [rows, experts_per_token] place in expert order
   std::vector<int32_t> pair_row_;        // [pairs] row of each place
+  std::vector<int32_t> in_order_;        // 0, 1, 2, ...
   std::vector<int32_t> expert_begin_;    // [experts + 1]
   std::vector<ExpertTask> expert_tasks_;
 };

@@ -61,6 +61,10 @@ inline int32_t sum(I8 a) {
   const __m128i t = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1)));
 }
+inline void store_int16(int16_t* p, I8 a) {
+  const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), w);
+}
 inline void store_int8(int8_t* p, I8 a) {
   const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(w, w));
@@ -106,33 +110,67 @@ inline Block load_q8(const int8_t* p) {
 }
 inline I8 lanes(const Block& b, int i) { return b.part[i]; }
 
-// The four bytes at x in every lane.
-inline __m256i four(const int8_t* x) {
-  int32_t v;
-  std::memcpy(&v, x, 4);
-  return _mm256_set1_epi32(v);
-}
-inline I8 dot_unsigned(const Block& w, const int8_t* x) {
-  // A pair gives at most 2 * 24 * 127 = 6096, four of them 24384: they add up in 16 bits.
+template <int N>
+inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x,
+                      I8* out) {
+  const __m256i lookup =
+      _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  const __m256i low = _mm256_set1_epi8(15);
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i a = _mm256_maddubs_epi16(w.part[0], four(x));
-  __m256i b = _mm256_maddubs_epi16(w.part[4], four(x + 16));
-  for (int i = 1; i < 4; ++i) {
-    a = _mm256_add_epi16(a, _mm256_maddubs_epi16(w.part[i], four(x + 4 * i)));
-    b = _mm256_add_epi16(b, _mm256_maddubs_epi16(w.part[4 + i], four(x + 16 + 4 * i)));
+  for (int half = 0; half < 2; ++half) {
+    // A pair gives at most 2 * 24 * 127 = 6096, four of them 24384: they add up in 16 bits.
+    __m256i pairs[N];
+    for (int i = 0; i < 2; ++i) {
+      const int at = 16 * half + 8 * i;
+      const __m256i v = load_int(weights + 4 * at);
+      const __m256i w0 = _mm256_shuffle_epi8(lookup, _mm256_and_si256(v, low));
+      const __m256i w1 =
+          _mm256_shuffle_epi8(lookup, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
+      for (int n = 0; n < N; ++n) {
+        int32_t four[2];
+        std::memcpy(four, x[n] + at, 8);
+        const __m256i p0 = _mm256_maddubs_epi16(w0, _mm256_set1_epi32(four[0]));
+        const __m256i p1 = _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four[1]));
+        const __m256i both = _mm256_add_epi16(p0, p1);
+        pairs[n] = i == 0 ? both : _mm256_add_epi16(pairs[n], both);
+      }
+    }
+    for (int n = 0; n < N; ++n) {
+      const __m256i sums32 = _mm256_madd_epi16(pairs[n], ones);
+      out[n] = half == 0 ? sums32 : _mm256_add_epi32(out[n], sums32);
+    }
   }
-  return _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones));
 }
-inline I8 dot_signed(const Block& w, const int8_t* x) {
-  // |w| <= 128 and |x| <= 127: a pair gives at most 32512, which fits 16 bits only by itself.
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i r = _mm256_setzero_si256();
+
+template <int N>
+inline void dot_q8(const int8_t* weights, const int16_t* const* x, I8* out) {
+  // Widened, a register holds 4 rows of 4 columns: two lanes a row, added up at the end.
+  __m256i low[N], high[N];
   for (int i = 0; i < 8; ++i) {
-    const __m256i signed_x = _mm256_sign_epi8(four(x + 4 * i), w.part[i]);
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w.part[i]), signed_x);
-    r = _mm256_add_epi32(r, _mm256_madd_epi16(pairs, ones));
+    const auto* p = reinterpret_cast<const __m128i*>(weights + 32 * i);
+    const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+    const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1));
+    for (int n = 0; n < N; ++n) {
+      int64_t four;
+      std::memcpy(&four, x[n] + 4 * i, 8);
+      const __m256i a = _mm256_set1_epi64x(four);
+      const __m256i p0 = _mm256_madd_epi16(w0, a);
+      const __m256i p1 = _mm256_madd_epi16(w1, a);
+      low[n] = i == 0 ? p0 : _mm256_add_epi32(low[n], p0);
+      high[n] = i == 0 ? p1 : _mm256_add_epi32(high[n], p1);
+    }
   }
-  return r;
+  for (int n = 0; n < N; ++n)
+    out[n] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[n], high[n]), 0xd8);
+}
+
+inline I8 mxfp4_column(const uint8_t* weights, const uint8_t* table, int column) {
+  const __m256i lookup =
+      _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  const __m128i shift = _mm_cvtsi32_si128(column % 4 * 8 + column % 8 / 4 * 4);
+  const __m256i v = _mm256_srl_epi32(load_int(weights + 32 * (column / 8)), shift);
+  const __m256i code = _mm256_and_si256(v, _mm256_set1_epi32(15));
+  return _mm256_and_si256(_mm256_shuffle_epi8(lookup, code), _mm256_set1_epi32(255));
 }
 inline I8 subtract(I8 a, int32_t v) { return _mm256_sub_epi32(a, _mm256_set1_epi32(v)); }
 

@@ -115,6 +115,9 @@ inline int32_t sum(I8 a) {
   for (int32_t v : a.lane) s += v;
   return s;
 }
+inline void store_int16(int16_t* p, I8 a) {
+  for (int i = 0; i < 8; ++i) p[i] = static_cast<int16_t>(a.lane[i]);
+}
 inline void store_int8(int8_t* p, I8 a) {
   for (int i = 0; i < 8; ++i) p[i] = static_cast<int8_t>(a.lane[i]);
 }
@@ -169,20 +172,34 @@ inline Block load_q8(const int8_t* p) {
 }
 inline I8 lanes(const Block& b, int i) { return load_int(b.bytes[i]); }
 
-// Sum over 32 columns of unsigned weight times activation, for 8 rows.
-inline I8 dot_unsigned(const Block& w, const int8_t* x) {
-  I8 r{};
-  for (int i = 0; i < 8; ++i)
-    for (int row = 0; row < 8; ++row)
-      for (int k = 0; k < 4; ++k) r.lane[row] += w.bytes[i][4 * row + k] * x[4 * i + k];
-  return r;
+// Sums over a block's 32 columns for 8 rows and N tokens: unsigned MXFP4 bytes times int8.
+template <int N>
+void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x, I8* out) {
+  const Block w = unpack_mxfp4(weights, table);
+  for (int n = 0; n < N; ++n) {
+    out[n] = {};
+    for (int i = 0; i < 8; ++i)
+      for (int row = 0; row < 8; ++row)
+        for (int k = 0; k < 4; ++k) out[n].lane[row] += w.bytes[i][4 * row + k] * x[n][4 * i + k];
+  }
 }
-inline I8 dot_signed(const Block& w, const int8_t* x) {
-  I8 r{};
-  for (int i = 0; i < 8; ++i)
-    for (int row = 0; row < 8; ++row)
-      for (int k = 0; k < 4; ++k)
-        r.lane[row] += static_cast<int8_t>(w.bytes[i][4 * row + k]) * x[4 * i + k];
+// The same for signed bytes times int16.
+template <int N>
+void dot_q8(const int8_t* weights, const int16_t* const* x, I8* out) {
+  for (int n = 0; n < N; ++n) {
+    out[n] = {};
+    for (int i = 0; i < 8; ++i)
+      for (int row = 0; row < 8; ++row)
+        for (int k = 0; k < 4; ++k)
+          out[n].lane[row] += weights[32 * i + 4 * row + k] * x[n][4 * i + k];
+  }
+}
+// Table entries of one column (0..31) of a block.
+inline I8 mxfp4_column(const uint8_t* weights, const uint8_t* table, int column) {
+  const int shift = column % 8 / 4 * 4;
+  I8 r;
+  for (int row = 0; row < 8; ++row)
+    r.lane[row] = table[weights[32 * (column / 8) + 4 * row + column % 4] >> shift & 15];
   return r;
 }
 inline I8 subtract(I8 a, int32_t v) {

@@ -38,27 +38,33 @@ def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) ->
 def test_int8_mxfp4_product(rows: int, columns: int, tokens: int) -> None:
     blocks, scales = mxfp4(rows, rows, columns)
     x = normal(tokens, tokens, columns)
+    x[:, 5::64] *= 50  # an outlier in every second block
+    integers, x_scales, outliers = reference.quantize_activations_int8(x)
+    assert outliers.any()
+    assert not outliers.all()
     expected = reference.integer_matmul(
-        *reference.quantize_activations_int8(x), *reference.mxfp4_integers(blocks, scales)
+        integers, x_scales, *reference.mxfp4_integers(blocks, scales), outliers
     )
     packed = panels.pack_mxfp4(blocks, scales)
     assert packed.nbytes == panel_bytes(WeightKind.MXFP4, rows, columns)
-    results = [_native.matmul(isa, WeightKind.MXFP4, rows, packed, x, int8=True) for isa in SETS]
+    results = [
+        _native.matmul(isa, WeightKind.MXFP4, rows, packed, x, quantized=True) for isa in SETS
+    ]
     # Sums of up to 90 float32 terms, in the same order but fused: a few units in the last place.
     assert relative_error(results[0], expected) < 2e-6
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize(("rows", "columns", "tokens"), list(product(ROWS, COLUMNS, TOKENS)))
-def test_int8_q8_product(rows: int, columns: int, tokens: int) -> None:
+def test_int16_q8_product(rows: int, columns: int, tokens: int) -> None:
     values, bits = panels.quantize_q8(normal(rows, rows, columns))
     x = normal(tokens, tokens, columns)
     expected = reference.integer_matmul(
-        *reference.quantize_activations_int8(x), values, bits.view(np.float16).astype(np.float32)
+        *reference.quantize_activations_int16(x), values, bits.view(np.float16).astype(np.float32)
     )
     packed = panels.pack_q8(values, bits)
     assert packed.nbytes == panel_bytes(WeightKind.Q8, rows, columns)
-    results = [_native.matmul(isa, WeightKind.Q8, rows, packed, x, int8=True) for isa in SETS]
+    results = [_native.matmul(isa, WeightKind.Q8, rows, packed, x, quantized=True) for isa in SETS]
     assert relative_error(results[0], expected) < 2e-6
     assert all(np.array_equal(result, results[0]) for result in results)
 
@@ -83,7 +89,7 @@ def test_float_products_at_any_width(
             weight, packed = values * scales[:, :columns], panels.pack_q8(values, scale_bits)
     assert packed.nbytes == panel_bytes(kind, rows, columns)
     expected = (x.astype(np.float64) @ weight.T.astype(np.float64)).astype(np.float32)
-    results = [_native.matmul(isa, kind, rows, packed, x, int8=False) for isa in SETS]
+    results = [_native.matmul(isa, kind, rows, packed, x, quantized=False) for isa in SETS]
     # 2,880 float32 terms summed in one chain.
     assert relative_error(results[0], expected) < 1e-5
     assert all(np.array_equal(result, results[0]) for result in results)
@@ -98,7 +104,7 @@ def test_mxfp4_keeps_extreme_scales(exponent: int) -> None:
     packed = panels.pack_mxfp4(blocks, scales)
     expected = formats.mxfp4_decode(blocks, scales)[:, 5]
     for isa in SETS:
-        found = _native.matmul(isa, WeightKind.MXFP4, 8, packed, x, int8=False)
+        found = _native.matmul(isa, WeightKind.MXFP4, 8, packed, x, quantized=False)
         np.testing.assert_array_equal(found[0], expected)
 
 
@@ -107,33 +113,67 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(tokens: int) -> None:
     blocks, scales = mxfp4(3, 24, 320)
     packed = panels.pack_mxfp4(blocks, scales)
     x = normal(tokens, tokens, 320)
-    whole = _native.matmul("", WeightKind.MXFP4, 24, packed, x, int8=True)
+    whole = _native.matmul("", WeightKind.MXFP4, 24, packed, x, quantized=True)
     for i in range(tokens):
-        alone = _native.matmul("", WeightKind.MXFP4, 24, packed, x[i : i + 1], int8=True)
+        alone = _native.matmul("", WeightKind.MXFP4, 24, packed, x[i : i + 1], quantized=True)
         np.testing.assert_array_equal(alone[0], whole[i])
+
+
+def in_blocks(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(x, (0, -len(x) % 32))[None]
 
 
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 64, 90, 2880])
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
-def test_quantize(columns: int, scale: float) -> None:
-    x = normal(columns, columns) * np.float32(scale)
-    padded = np.zeros(-(-columns // 32) * 32, np.float32)
-    padded[:columns] = x
-    values, scales = reference.quantize_activations_int8(padded[None])
+@pytest.mark.parametrize("power", [1, 9])
+def test_quantize_int8(columns: int, scale: float, power: int) -> None:
+    """High powers of a normal distribution have heavy tails: many blocks get an outlier."""
+    x = normal(columns, columns) ** np.float32(power) * np.float32(scale)
+    expected = reference.quantize_activations_int8(in_blocks(x))
     for isa in SETS:
-        found_values, found_scales, offsets = _native.quantize(isa, x)
-        np.testing.assert_array_equal(found_values, values[0])
-        np.testing.assert_array_equal(found_scales, scales[0])
-        sums = values[0].reshape(-1, 32).sum(axis=1, dtype=np.int32)
+        values, scales, offsets, outliers = _native.quantize_int8(isa, x)
+        for found, wanted in zip((values, scales, outliers), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted[0])
+        sums = values.reshape(-1, 32).sum(axis=1, dtype=np.int32)
         np.testing.assert_array_equal(offsets, 12 * sums)
 
 
-def test_quantize_takes_a_block_of_zeros() -> None:
+@pytest.mark.parametrize("columns", [1, 31, 32, 33, 90, 2880])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+def test_quantize_int16(columns: int, scale: float) -> None:
+    x = normal(columns, columns) * np.float32(scale)
+    expected = reference.quantize_activations_int16(in_blocks(x))
     for isa in SETS:
-        values, scales, offsets = _native.quantize(isa, np.zeros(32, np.float32))
-        assert not values.any()
-        assert not scales.any()
-        assert not offsets.any()
+        for found, wanted in zip(_native.quantize_int16(isa, x), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted[0])
+
+
+def test_two_equal_largest_values_are_no_outlier() -> None:
+    x = np.full(32, 0.001, np.float32)
+    x[3], x[20] = 4.0, -4.0
+    for isa in SETS:
+        values, _, _, outliers = _native.quantize_int8(isa, x)
+        assert not outliers.any()
+        assert (values[3], values[20]) == (127, -127)
+
+
+@pytest.mark.parametrize("column", range(32))
+def test_an_outlier_reaches_its_own_column(column: int) -> None:
+    blocks, scales = mxfp4(2, 9, 64)
+    x = np.zeros((1, 64), np.float32)
+    x[0, 32 + column] = 100.0
+    packed = panels.pack_mxfp4(blocks, scales)
+    expected = formats.mxfp4_decode(blocks, scales)[:, 32 + column] * np.float32(100)
+    for isa in SETS:
+        found = _native.matmul(isa, WeightKind.MXFP4, 9, packed, x, quantized=True)
+        np.testing.assert_array_equal(found[0], expected)
+
+
+def test_quantize_takes_a_block_of_zeros() -> None:
+    zeros = np.zeros(32, np.float32)
+    for isa in SETS:
+        for array in (*_native.quantize_int8(isa, zeros), *_native.quantize_int16(isa, zeros)):
+            assert not array.any()
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 16, 17, 2880])
@@ -225,10 +265,10 @@ def test_attention_rows_do_not_depend_on_their_neighbours() -> None:
 
 def test_unknown_kernels_are_named() -> None:
     with pytest.raises(ValueError, match=r"no kernels named 'sse9'.*available: .*scalar"):
-        _native.quantize("sse9", np.zeros(32, np.float32))
+        _native.quantize_int8("sse9", np.zeros(32, np.float32))
 
 
 def test_wrong_panels_are_refused() -> None:
     x = np.zeros((1, 64), np.float32)
     with pytest.raises(ValueError, match="size of this matrix"):
-        _native.matmul("", WeightKind.MXFP4, 8, np.zeros(10, np.uint8), x, int8=True)
+        _native.matmul("", WeightKind.MXFP4, 8, np.zeros(10, np.uint8), x, quantized=True)

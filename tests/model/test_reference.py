@@ -170,15 +170,15 @@ def test_what_cannot_be_run_is_an_engine_error(model: ReferenceModel) -> None:
         run(model, kv, [(Sequence([1], [-1], [0]), 1)])
 
 
-# --- int8 -----------------------------------------------------------------------------------------
+# --- quantised ------------------------------------------------------------------------------------
 
 
-def test_int8_products_stay_close(checkpoints: Checkpoints) -> None:
+def test_quantised_products_stay_close(checkpoints: Checkpoints) -> None:
     """One position: no routing flip of an earlier one can reach it, its own router is ahead."""
     folder = checkpoints.preset("tiny-128-experts", "safetensors")
     checkpoint = open_checkpoint(folder)
     exact = ReferenceModel(checkpoint)
-    int8 = ReferenceModel(checkpoint, int8=True, kv_dtype=np.float16)
+    int8 = ReferenceModel(checkpoint, quantized=True, kv_dtype=np.float16)
     assert int8.page_bytes(FULL) * 2 == exact.page_bytes(FULL)
     errors = []
     for token in range(40):
@@ -188,20 +188,22 @@ def test_int8_products_stay_close(checkpoints: Checkpoints) -> None:
     assert min(errors) > 0
 
 
-def test_int8_is_refused_where_rows_have_no_blocks(tmp_path: Path) -> None:
+def test_quantised_is_refused_where_rows_have_no_blocks(tmp_path: Path) -> None:
     config = replace(TINY, hidden=48)
     folder = random_checkpoint(tmp_path / "m", config, experts="plain")
-    with pytest.raises(ConfigurationError, match="hidden is 48; int8 products need a multiple"):
-        ReferenceModel(open_checkpoint(folder), int8=True)
+    with pytest.raises(
+        ConfigurationError, match="hidden is 48; quantised products need a multiple"
+    ):
+        ReferenceModel(open_checkpoint(folder), quantized=True)
 
 
-def test_int8_uses_the_integer_product(checkpoints: Checkpoints) -> None:
+def test_quantised_uses_the_integer_product(checkpoints: Checkpoints) -> None:
     """The head alone, by hand."""
     opened = open_checkpoint(checkpoints.preset("tiny", "gguf"))
-    model = ReferenceModel(opened, int8=True)
+    model = ReferenceModel(opened, quantized=True)
     x = np.random.default_rng(1).standard_normal((2, 64), np.float32)
     head = opened.matrix("head").to_float32()
-    integers, scales = kernels.quantize_activations_int8(x)
+    integers, scales = kernels.quantize_activations_int16(x)
     rounded = (integers.reshape(2, 2, 32) * scales[..., None]).reshape(2, 64)
     np.testing.assert_allclose(model._matmul("head", x), rounded @ head.T, rtol=1e-4, atol=1e-5)
 

@@ -27,11 +27,14 @@ def matmul(
     panels: NDArray[np.uint8],
     x: NDArray[np.float32],
     *,
-    int8: bool,
+    quantized: bool,
 ) -> NDArray[np.float32]: ...
-def quantize(
+def quantize_int8(
     isa: str, x: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]: ...
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]: ...
+def quantize_int16(
+    isa: str, x: NDArray[np.float32]
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]: ...
 def rms_norm(
     isa: str, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float
 ) -> NDArray[np.float32]: ...

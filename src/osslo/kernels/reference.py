@@ -21,25 +21,51 @@ __all__ = [
     "mxfp4_integers",
     "q8_decode",
     "quantize_activations_int8",
+    "quantize_activations_int16",
     "rms_norm",
     "rope",
     "route",
 ]
 
 
+OUTLIER_RATIO = np.float32(2)
+"""A lone value this many times above the rest of its block of int8 activations stays float32."""
+
+
 def quantize_activations_int8(
     x: NDArray[np.float32],
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise rows `[T, C]` in blocks of 32: int8 `[T, C]` and float32 scales `[T, C / 32]`.
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """Quantise rows `[T, C]` for MXFP4 weights, in blocks of 32.
 
-    The scale is the block's largest magnitude / 127; a value becomes x * (127 / largest), rounded
-    half to even. A block of zeros has scale 0.
+    Gives int8 `[T, C]`, float32 scales `[T, C / 32]` and float32 outliers `[T, C]`, nearly all
+    zero: a block's largest magnitude, if it is more than `OUTLIER_RATIO` times the next, is kept
+    there and counts as zero otherwise. The scale is the largest magnitude left / 127; a value
+    becomes x * (127 / largest), rounded half to even. A block of zeros has scale 0.
     """
     grouped = x.reshape(*x.shape[:-1], -1, BLOCK)
+    ordered = np.sort(np.abs(grouped), axis=-1)
+    lone = ordered[..., -1:] > OUTLIER_RATIO * ordered[..., -2:-1]
+    is_outlier = lone & (np.abs(grouped) == ordered[..., -1:])
+    outliers = np.where(is_outlier, grouped, np.float32(0))
+    values, scales = _quantize(grouped - outliers, 127)
+    return values.astype(np.int8).reshape(x.shape), scales, outliers.reshape(x.shape)
+
+
+def quantize_activations_int16(
+    x: NDArray[np.float32],
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Quantise rows `[T, C]` for Q8_0 weights, in blocks of 32: int16 `[T, C]` and float32 scales
+    `[T, C / 32]`; as for int8, up to 32767 and without outliers."""
+    values, scales = _quantize(x.reshape(*x.shape[:-1], -1, BLOCK), 32767)
+    return values.astype(np.int16).reshape(x.shape), scales
+
+
+def _quantize(
+    grouped: NDArray[np.float32], most: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     largest = np.abs(grouped).max(axis=-1)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    quantised = np.rint(grouped * inverse[..., None]).astype(np.int8)
-    return quantised.reshape(x.shape), largest / np.float32(127)
+    inverse = np.divide(np.float32(most), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(grouped * inverse[..., None]), largest / np.float32(most)
 
 
 def mxfp4_integers(
@@ -57,21 +83,26 @@ def matmul(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def integer_matmul(
-    x: NDArray[np.int8],
+    x: NDArray[np.int8] | NDArray[np.int16],
     x_scales: NDArray[np.float32],
     weight: NDArray[np.int8],
     weight_scales: NDArray[np.float32],
+    outliers: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Quantised x `[T, C]` times quantised weight `[R, C]` transposed: float32 `[T, R]`.
 
     Products are summed exactly in int32 within a block of 32; each block's sum is scaled by
-    (weight scale * x scale) in float32 and added up in float32, blocks in order.
+    (weight scale * x scale) in float32 and added up in float32, blocks in order. The products of
+    `outliers` `[T, C]` follow.
     """
     total = np.zeros((x.shape[0], weight.shape[0]), np.float32)
     for block in range(x_scales.shape[1]):
         span = slice(block * BLOCK, (block + 1) * BLOCK)
         sums = x[:, span].astype(np.int32) @ weight[:, span].astype(np.int32).T
         total += sums.astype(np.float32) * (x_scales[:, block, None] * weight_scales[:, block])
+    if outliers is not None:
+        weights = weight.astype(np.float32) * np.repeat(weight_scales, BLOCK, axis=1)
+        total += matmul(outliers, weights)
     return total
 
 

@@ -20,6 +20,9 @@ from osslo.model.checkpoints.tensors import Checkpoint, Mxfp4Matrix, Q8Matrix
 from osslo.model.config import ModelConfig, rope_inverse_frequencies
 from osslo.model.forward import PAGE_TOKENS, ForwardInput, KvCache, PageKind
 
+_Integers = tuple[NDArray[np.int8], NDArray[np.float32], bool]
+"""A quantised matrix: values, scales, and whether its activations are MXFP4's."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
@@ -49,24 +52,25 @@ class ReferenceKv:
 class ReferenceModel:
     """A checkpoint run in NumPy; implements `ForwardModel`.
 
-    With `int8`, matrix products quantise their activations in blocks of 32, and matrices that are
-    not MXFP4 already become Q8_0, as the native default precision has it (router and embedding
-    stay as stored). `kv_dtype` is what K and V are kept in.
+    With `quantized`, matrix products quantise their activations in blocks of 32 (int8 with
+    outliers for MXFP4, int16 for Q8_0), and matrices that are neither become Q8_0, as the native
+    default precision has it (router and embedding stay as stored). `kv_dtype` is what K and V are
+    kept in.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, int8: bool = False, kv_dtype: DTypeLike = np.float32
+        self, checkpoint: Checkpoint, *, quantized: bool = False, kv_dtype: DTypeLike = np.float32
     ) -> None:
         self.config: ModelConfig = checkpoint.config
         self._checkpoint = checkpoint
-        self._int8 = int8
-        if int8:
+        self._quantized = quantized
+        if quantized:
             _check_blocks(checkpoint.config)
         self._kv_dtype = np.dtype(kv_dtype)
         self._frequencies, self._rope_scale = rope_inverse_frequencies(checkpoint.config)
         self._layers = _layers(checkpoint.config)
         self._floats: dict[str, NDArray[np.float32]] = {}
-        self._integers: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
+        self._integers: dict[str, _Integers] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -206,11 +210,11 @@ class ReferenceModel:
         return self._matmul(name, x) + self._vector(f"{name}_bias")
 
     def _matmul(self, name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self._int8:
+        if not self._quantized:
             return kernels.matmul(x, self._matrix(name))
         if name not in self._integers:
             self._integers[name] = _quantised(self._checkpoint, name)
-        return kernels.integer_matmul(*kernels.quantize_activations_int8(x), *self._integers[name])
+        return _integer_product(x, *self._integers[name])
 
     def _matrix(self, name: str) -> NDArray[np.float32]:
         if name not in self._floats:
@@ -234,22 +238,34 @@ def _check_blocks(config: ModelConfig) -> None:
     for name, size in {**sizes, "intermediate": config.intermediate}.items():
         if size % formats.BLOCK:
             raise ConfigurationError(
-                f"{name} is {size}; int8 products need a multiple of {formats.BLOCK}"
+                f"{name} is {size}; quantised products need a multiple of {formats.BLOCK}"
             )
 
 
-def _quantised(checkpoint: Checkpoint, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A matrix as int8 `[R, C]` and float32 scales `[R, C / 32]`: MXFP4 and Q8_0 exactly, others
-    rounded to Q8_0."""
+def _quantised(checkpoint: Checkpoint, name: str) -> _Integers:
+    """A matrix as int8 `[R, C]`, float32 scales `[R, C / 32]`, and whether it is MXFP4: MXFP4 and
+    Q8_0 exactly, others rounded to Q8_0."""
     matrix = checkpoint.matrix(name)
     match matrix:
         case Mxfp4Matrix(blocks, scales):
-            return kernels.mxfp4_integers(blocks, scales)
+            return *kernels.mxfp4_integers(blocks, scales), True
         case Q8Matrix(values, halves):
-            return values, halves.astype(np.float32)
+            return values, halves.astype(np.float32), False
         case _:
             integers, halves = formats.q8_encode(matrix.to_float32())
-            return integers, halves.astype(np.float32)
+            return integers, halves.astype(np.float32), False
+
+
+def _integer_product(
+    x: NDArray[np.float32],
+    weight: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    is_mxfp4: bool,
+) -> NDArray[np.float32]:
+    if is_mxfp4:
+        values, x_scales, outliers = kernels.quantize_activations_int8(x)
+        return kernels.integer_matmul(values, x_scales, weight, scales, outliers)
+    return kernels.integer_matmul(*kernels.quantize_activations_int16(x), weight, scales)
 
 
 def _slots(
