@@ -110,6 +110,13 @@ inline Block load_q8(const int8_t* p) {
 }
 inline I8 lanes(const Block& b, int i) { return b.part[i]; }
 
+// The four bytes at x in every lane.
+inline __m256i four(const int8_t* x) {
+  int32_t v;
+  std::memcpy(&v, x, 4);
+  return _mm256_set1_epi32(v);
+}
+
 template <int N>
 inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x,
                       I8* out) {
@@ -127,10 +134,8 @@ inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t
       const __m256i w1 =
           _mm256_shuffle_epi8(lookup, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
       for (int n = 0; n < N; ++n) {
-        int32_t four[2];
-        std::memcpy(four, x[n] + at, 8);
-        const __m256i p0 = _mm256_maddubs_epi16(w0, _mm256_set1_epi32(four[0]));
-        const __m256i p1 = _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four[1]));
+        const __m256i p0 = _mm256_maddubs_epi16(w0, four(x[n] + at));
+        const __m256i p1 = _mm256_maddubs_epi16(w1, four(x[n] + at + 4));
         const __m256i both = _mm256_add_epi16(p0, p1);
         pairs[n] = i == 0 ? both : _mm256_add_epi16(pairs[n], both);
       }
@@ -151,9 +156,9 @@ inline void dot_q8(const int8_t* weights, const int16_t* const* x, I8* out) {
     const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
     const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1));
     for (int n = 0; n < N; ++n) {
-      int64_t four;
-      std::memcpy(&four, x[n] + 4 * i, 8);
-      const __m256i a = _mm256_set1_epi64x(four);
+      int64_t columns;
+      std::memcpy(&columns, x[n] + 4 * i, 8);
+      const __m256i a = _mm256_set1_epi64x(columns);
       const __m256i p0 = _mm256_madd_epi16(w0, a);
       const __m256i p1 = _mm256_madd_epi16(w1, a);
       low[n] = i == 0 ? p0 : _mm256_add_epi32(low[n], p0);
