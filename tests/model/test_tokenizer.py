@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from osslo.errors import CheckpointError, ConfigurationError, PackedFileError
-from osslo.model.tokenizer import Detokenizer, Tokenizer, harmony_tokenizer_from_ranks
-from osslo.model.tokenizer_sources import o200k_ranks_path, read_ranks
+from osslo.model.tokenizer import (
+    QUICK_CHARACTERS,
+    Detokenizer,
+    Tokenizer,
+    harmony_tokenizer_from_ranks,
+)
+from osslo.model.tokenizer_encoders import QuickEncoder, build_library_encoder, is_quick
+from osslo.model.tokenizer_sources import from_json, o200k_ranks_path, read_ranks
 from osslo.model.vocabulary import bytes_to_name
 
 TRICKY = [
@@ -116,6 +122,55 @@ def test_lone_surrogates_become_replacement_characters() -> None:
     assert SMALL.decode(SMALL.encode("a\ud83d\ude00b\ud800")) == "a😀b\ufffd"
 
 
+# --- two encoders, the same ids -------------------------------------------------------------------
+
+
+def merging_json(*, ignore_merges: bool) -> str:
+    """Many merges over few letters, of which some tie, cross and can be reached in two ways."""
+    names = [bytes_to_name(bytes([b])) for b in range(256)]
+    merges = [("b", "a"), ("a", "b"), ("a", "a"), ("aa", "aa"), ("ab", "ab"), ("ba", "b")]
+    merges += [("Ġ", "ab"), ("aaaa", "b"), ("a", "aaaa"), ("Ã", "©"), ("Ġab", "aa")]
+    names += ["".join(pair) for pair in merges] + ["abba", "Ġbbb"]  # two that no merge reaches
+    model = {
+        "type": "BPE",
+        "ignore_merges": ignore_merges,
+        "vocab": {name: token for token, name in enumerate(names)},
+        "merges": [list(pair) for pair in merges],
+    }
+    added = [{"id": len(names), "content": "<|end|>", "special": True}]
+    return small_json(model=model, added_tokens=added)
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+@given(text=st.text(st.sampled_from("ab é\n")) | st.text() | st.just("<|end|> abba bbb"))
+@settings(max_examples=300, deadline=None)
+def test_the_quick_encoder_equals_the_library(ignore_merges: bool, text: str) -> None:
+    spec = from_json(merging_json(ignore_merges=ignore_merges), origin="test")
+    library = build_library_encoder(spec)
+    assert QuickEncoder(spec).encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_a_long_text_changes_the_encoder_but_no_id(harmony: Tokenizer) -> None:
+    tokenizer = Tokenizer.from_packed(harmony.to_packed())
+    longest = " ".join(TRICKY) * 100
+    texts = [text[:length] for text in (longest, "a" * 20_000) for length in (300, 16_384)]
+    first = [tokenizer.encode(text) for text in texts]
+    assert len(longest) > QUICK_CHARACTERS
+    assert tokenizer.decode(tokenizer.encode(longest)) == longest
+    assert [tokenizer.encode(text) for text in texts] == first
+
+
+def test_text_that_is_changed_or_searched_first_needs_the_library() -> None:
+    quick = merging_json(ignore_merges=True)
+    normalizing = json.dumps(json.loads(quick) | {"normalizer": {"type": "NFC"}})
+    assert is_quick(from_json(quick, origin="test"))
+    assert not is_quick(from_json(normalizing, origin="test"))
+    assert not is_quick(from_json(small_json(), origin="test"))  # <tool> is found in text
+    composed = Tokenizer.from_json(quick).encode("é")
+    assert Tokenizer.from_json(normalizing).encode("e\u0301") == composed
+    assert len(composed) == 1
+
+
 # --- decoding -------------------------------------------------------------------------------------
 
 
@@ -164,13 +219,13 @@ def test_skip_specials() -> None:
 
 
 def test_json_and_packed_forms_are_the_same_tokenizer(harmony: Tokenizer) -> None:
-    from_json = Tokenizer.from_json(harmony.to_json())
+    reread = Tokenizer.from_json(harmony.to_json())
     from_packed = Tokenizer.from_packed(harmony.to_packed())
     library = LibraryTokenizer.from_str(harmony.to_json())
     library.encode_special_tokens = True
     for text in TRICKY:
         expected = harmony.encode(text)
-        assert from_json.encode(text) == from_packed.encode(text) == expected
+        assert reread.encode(text) == from_packed.encode(text) == expected
         assert library.encode(text, add_special_tokens=False).ids == expected
     assert from_packed.specials == harmony.specials
     assert from_packed.token_table() == harmony.token_table()

@@ -14,29 +14,31 @@ import json
 import struct
 import threading
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from osslo.errors import CheckpointError, ConfigurationError, PackedFileError
 from osslo.model import tokenizer_sources as sources
-from osslo.model.vocabulary import AddedName, Vocabulary
+from osslo.model.tokenizer_encoders import QuickEncoder, build_library_encoder, is_quick
+from osslo.model.vocabulary import Vocabulary
 
 _PACKED_MAGIC = b"OSSLOTK1"
 _PACKED_HEADER = struct.Struct("<8sIIII")  # magic, head bytes, tokens, blob bytes, merges
+
+QUICK_CHARACTERS = 16_384
+"""The longest text for the encoder that is there at once: a seventh of a second at its worst."""
 
 
 class Tokenizer:
     """A byte-level BPE vocabulary with special tokens looked up by name.
 
-    Decoding needs only the vocabulary; the encoder (the `tokenizers` library) is built on the
-    first `encode`, once. Safe to share between threads.
+    Decoding needs only the vocabulary; an encoder is built on the first `encode`, and another one
+    on the first long text (`tokenizer_encoders` says why). Safe to share between threads.
     """
 
     def __init__(self, spec: Vocabulary) -> None:
@@ -46,7 +48,9 @@ class Tokenizer:
         )
         self._special_ids = frozenset(self._specials.values())
         self._lock = threading.Lock()
-        self._built_encoder: HuggingFaceTokenizer | None = None
+        self._is_quick = is_quick(spec)
+        self._quick: QuickEncoder | None = None
+        self._library: HuggingFaceTokenizer | None = None
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -105,13 +109,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens never among them. Lone surrogates become U+FFFD."""
-        encoder = self._built_encoder or self._encoder()
         try:
-            ids: list[int] = encoder.encode(text, add_special_tokens=False).ids
+            return self._encode(text)
         except (UnicodeEncodeError, TypeError):
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = encoder.encode(whole, add_special_tokens=False).ids
-        return ids
+            return self._encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
     def token_bytes(self, token: int) -> bytes:
         """The exact bytes of a token; a special token gives its text.
@@ -130,11 +131,26 @@ class Tokenizer:
         data = b"".join(self._spec.token_bytes(token) for token in ids if token not in skipped)
         return data.decode("utf-8", "replace")
 
-    def _encoder(self) -> HuggingFaceTokenizer:
+    def _encode(self, text: str) -> list[int]:
+        if self._library is None and len(text) <= QUICK_CHARACTERS and self._is_quick:
+            return self._quick_encoder().encode(text)
+        ids: list[int] = self._library_encoder().encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _quick_encoder(self) -> QuickEncoder:
+        quick = self._quick  # another thread may take it away
+        if quick is None:
+            with self._lock:
+                quick = self._quick = self._quick or QuickEncoder(self._spec)
+        return quick
+
+    def _library_encoder(self) -> HuggingFaceTokenizer:
+        if self._library is not None:
+            return self._library
         with self._lock:
-            if self._built_encoder is None:
-                self._built_encoder = _build_encoder(self._spec)
-            return self._built_encoder
+            self._library = self._library or build_library_encoder(self._spec)
+            self._quick = None  # its memory is worth more now
+            return self._library
 
 
 def harmony_tokenizer_from_ranks(path: Path | None = None) -> Tokenizer:
@@ -169,51 +185,6 @@ class Detokenizer:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
-
-
-# --- the encoder ----------------------------------------------------------------------------------
-
-
-def _build_encoder(spec: Vocabulary) -> HuggingFaceTokenizer:
-    """The library's tokenizer over the same ids, built from lists: half the time of its JSON."""
-    names = spec.model_names()
-    left, right = (map(names.__getitem__, column.tolist()) for column in spec.merges.T)
-    bpe = models.BPE(
-        {name: token for token, name in enumerate(names)},
-        list(zip(left, right, strict=True)),
-        ignore_merges=spec.ignore_merges,
-    )
-    skeleton: dict[str, Any] = {
-        **spec.pipeline,
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-    }
-    # A checkpoint's truncation, padding or template must not touch prompts.
-    for part in ("truncation", "padding", "post_processor"):
-        skeleton[part] = None
-    encoder = HuggingFaceTokenizer.from_str(json.dumps(skeleton | {"added_tokens": []}))
-    encoder.model = bpe
-    added = spec.added_in_id_order()
-    for special, run in groupby(added, key=lambda token: token.special):
-        add = encoder.add_special_tokens if special else encoder.add_tokens
-        add([_library_token(token) for token in run])
-    for token in added:
-        if encoder.token_to_id(token.text) != token.id:
-            raise CheckpointError(
-                f"tokenizer: special token {token.text} cannot get id {token.id}; "
-                "the vocabulary names it twice"
-            )
-    encoder.encode_special_tokens = True
-    return encoder
-
-
-def _library_token(token: AddedName) -> AddedToken:
-    return AddedToken(
-        token.text,
-        normalized=token.normalized,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        single_word=token.single_word,
-    )
 
 
 # --- the packed form ------------------------------------------------------------------------------
