@@ -85,7 +85,7 @@ ThreadPool::~ThreadPool() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);
-    epoch_.fetch_add(1);
+    state_.fetch_add(uint64_t{1} << 32);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -96,14 +96,17 @@ void ThreadPool::start(int tasks, const void* context, Call call) {
   call_ = call;
   tasks_ = tasks;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  finished_.store(0, std::memory_order_relaxed);
+  const uint64_t round = round_of(state_.load(std::memory_order_relaxed)) + 1;
+  state_.store(round << 32 | kOpen, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
   take_tasks(0);
-  for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
+  const auto entered =
+      static_cast<uint32_t>(state_.fetch_and(~kOpen, std::memory_order_acq_rel) & kEntered);
+  for (int i = 0; finished_.load(std::memory_order_acquire) < entered; ++i) {
     if (i < kSpins) {
       pause_cpu();
     } else {
@@ -118,17 +121,29 @@ void ThreadPool::take_tasks(int thread) {
 }
 
 void ThreadPool::work(int thread) {
-  for (uint32_t seen = 0;; ++seen) {
-    if (!wait_for_next(seen)) return;
+  uint64_t round = 0;
+  for (;;) {
+    wait_for_round_after(round);
+    if (stop_.load()) return;
+    if (!enter(round, &round)) continue;
     take_tasks(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    finished_.fetch_add(1, std::memory_order_release);
   }
 }
 
-// Returns once the epoch has passed `seen`; false when the pool is being destroyed.
-bool ThreadPool::wait_for_next(uint32_t seen) {
+// Joins the present round if it is a new one and still open; `round` becomes its number.
+bool ThreadPool::enter(uint64_t seen_round, uint64_t* round) {
+  uint64_t state = state_.load(std::memory_order_acquire);
+  for (;;) {
+    *round = round_of(state);
+    if (*round == seen_round || !(state & kOpen)) return false;
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) return true;
+  }
+}
+
+void ThreadPool::wait_for_round_after(uint64_t round) {
   for (int i = 0; i < kSpins + kYields; ++i) {
-    if (epoch_.load(std::memory_order_acquire) != seen) return !stop_.load();
+    if (round_of(state_.load(std::memory_order_acquire)) != round) return;
     if (i < kSpins) {
       pause_cpu();
     } else {
@@ -137,9 +152,8 @@ bool ThreadPool::wait_for_next(uint32_t seen) {
   }
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  wake_.wait(lock, [&] { return epoch_.load(std::memory_order_seq_cst) != seen; });
+  wake_.wait(lock, [&] { return round_of(state_.load(std::memory_order_seq_cst)) != round; });
   sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-  return !stop_.load();
 }
 
 }  // namespace osslo

@@ -41,17 +41,25 @@ class ThreadPool {
   void start(int tasks, const void* context, Call call);
   void take_tasks(int thread);
   void work(int thread);
-  bool wait_for_next(uint32_t seen);
+  bool enter(uint64_t seen_round, uint64_t* round);
+  void wait_for_round_after(uint64_t round);
 
-  // The loop's fields are written by the caller before it publishes a new epoch. Each atomic that
-  // several threads write has a cache line (64 bytes) of its own.
+  // A round is one parallel loop. `state_` holds its number, whether it is open, and how many
+  // workers have entered. The caller closes the round when no task is left and waits only for
+  // those who entered: a worker that another process keeps from its core holds nobody up.
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kEntered = kOpen - 1;
+  static uint64_t round_of(uint64_t state) { return state >> 32; }
+
+  // Written by the caller before it opens a round; read by those who entered it.
   const void* context_ = nullptr;
   Call call_ = nullptr;
   int tasks_ = 0;
+  // Each atomic that several threads write has a cache line (64 bytes) of its own.
   alignas(64) std::atomic<int> next_{0};
-  alignas(64) std::atomic<int> busy_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> sleepers_{0};
+  alignas(64) std::atomic<uint32_t> finished_{0};
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
