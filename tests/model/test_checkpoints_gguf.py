@@ -186,6 +186,16 @@ def test_what_we_write_is_read_back(tmp_path: Path) -> None:
     assert file.float32("y").tolist() == [[1, 0], [0, 1]]
 
 
+def test_an_empty_list_is_written_as_one_of_strings(tmp_path: Path) -> None:
+    # llama.cpp reads a tokenizer's merges as strings, and refuses the file for any other type
+    path = tmp_path / "a.gguf"
+    with gguf_writer(path, {"merges": []}, []):
+        pass
+    assert GgufFile(path).metadata["merges"] == []
+    value = path.read_bytes().partition(b"merges")[2]
+    assert struct.unpack_from("<IIQ", value) == (ARRAY, STRING, 0)
+
+
 def write_x(path: Path, pieces: list[tuple[str, int]]) -> None:
     with gguf_writer(path, {}, [GgufSpec("x", GgmlType.F32, (3,))]) as writer:
         for name, count in pieces:

@@ -130,7 +130,8 @@ def gguf_writer(
     """A writer of a GGUF file (version 3) with these tensors, in this order.
 
     Python's int becomes U32 (U64 or I64 where it must), float F32, and lists take the type of
-    their first item (integers I32).
+    their first item (integers I32). An empty list is one of strings: the one that occurs, a
+    tokenizer's merges, is refused by llama.cpp as anything else.
     """
     header = bytearray(MAGIC + struct.pack("<IQQ", _GGUF_VERSION, len(tensors), len(metadata)))
     for key, value in metadata.items():
@@ -177,7 +178,7 @@ def _value(kind: ValueType, value: MetadataValue) -> bytes:
 
 
 def _array(values: list[MetadataValue]) -> bytes:
-    kind = _value_type(values[0]) if values else ValueType.U32
+    kind = _value_type(values[0]) if values else ValueType.STRING
     if kind in (ValueType.U32, ValueType.I64):
         kind = ValueType.I32
     items = b"".join(_value(kind, value) for value in values)
