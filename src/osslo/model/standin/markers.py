@@ -1,13 +1,15 @@
 """Harmony's special tokens in the stand-in's vocabulary: their ids, embeddings and head rows.
 
 The base speaks ChatML (`<|im_start|>user\\n...<|im_end|>\\n`). Each harmony marker starts from what
-stands in its place there, so that a harmony prompt reads to the base much like one of ChatML.
+stands in its place there; four were then fitted, so that a harmony prompt reads to the base like
+the same conversation in ChatML.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -34,7 +36,7 @@ _ENDER = "<|im_end|>"
 _ENDERS = ("<|return|>", "<|call|>", "<|end|>")
 # What a marker's embedding is copied from. `<|channel|>` is left out and stays zero: a token that
 # says nothing, since ChatML has nothing in its place (measured better than a newline's, a space's
-# or the mean of all).
+# or the mean of all, as a start).
 _LIKE: Mapping[str, str] = MappingProxyType(
     {
         "<|return|>": _ENDER,
@@ -48,6 +50,11 @@ _LIKE: Mapping[str, str] = MappingProxyType(
 )
 _SILENCED = ("<|im_start|>", _ENDER)
 
+FITTED_MARKERS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>")
+"""The markers whose embeddings were fitted, in the order of the rows in `FITTED_PATH`."""
+
+FITTED_PATH = Path(__file__).with_name("markers.npy")
+
 Float = NDArray[np.float32]
 
 
@@ -60,8 +67,20 @@ class Marked:
     head: Float
 
 
-def add_markers(vocabulary: Vocabulary, embedding: Float) -> Marked:
-    """Add the markers that `vocabulary` lacks, with rows made from `embedding` (tied head)."""
+def read_fitted() -> Float:
+    """The fitted embeddings for the real base, float32 `[len(FITTED_MARKERS), hidden]`.
+
+    scripts/fit_standin_markers.py made them.
+    """
+    rows: Float = np.load(FITTED_PATH, allow_pickle=False)
+    return rows
+
+
+def add_markers(vocabulary: Vocabulary, embedding: Float, fitted: Float | None = None) -> Marked:
+    """Add the markers that `vocabulary` lacks, with rows made from `embedding` (tied head).
+
+    `fitted` rows take the place of the copies for `FITTED_MARKERS`.
+    """
     base = Tokenizer(vocabulary)
     tokenizer = Tokenizer(_extend(vocabulary))
     rows = tokenizer.vocab_size - len(embedding)
@@ -69,6 +88,8 @@ def add_markers(vocabulary: Vocabulary, embedding: Float) -> Marked:
     head = inputs.copy()
     for marker, model in _LIKE.items():
         inputs[tokenizer.special(marker)] = embedding[_only_id(base, model)]
+    for name, row in zip(FITTED_MARKERS, () if fitted is None else fitted, strict=False):
+        inputs[tokenizer.special(name)] = row
     for name in _ENDERS:
         head[tokenizer.special(name)] = embedding[base.special(_ENDER)]
     # A zero row is a logit of 0, below the median: ChatML's own markers and the markers that open
