@@ -36,6 +36,8 @@ LAYERS: Mapping[str, int] = MappingProxyType(
         "jobs": 4,
         "api": 5,
         "console": 5,
+        "opening": 6,
+        "server_key": 6,
         "serve": 6,
         "local": 6,
         "cli": 7,
@@ -43,7 +45,9 @@ LAYERS: Mapping[str, int] = MappingProxyType(
 )
 """Imports point to lower numbers, or stay within one folder."""
 
-TOP_FILES = frozenset({"errors", "types", "settings", "telemetry", "serve", "local"})
+TOP_FILES = frozenset(
+    {"errors", "types", "settings", "telemetry", "opening", "server_key", "serve", "local"}
+)
 """Modules of the package's own folder: those of one number may import each other."""
 
 SERVING_NEVER_IMPORTS = frozenset({"tuning", "evals"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,13 @@ def test_the_package_loads_its_python_api_only_when_asked() -> None:
     assert set(osslo.__all__) == {"LocalModel", "__version__", "load"}
     with pytest.raises(AttributeError):
         _ = osslo.nothing  # type: ignore[attr-defined]  # that is the point
+
+
+def test_loading_a_model_needs_nothing_of_the_server() -> None:
+    """Half of the time of `import` would be spent on what only `osslo serve` uses."""
+    heavy = ("fastapi", "uvicorn", "pydantic", "httpx", "huggingface_hub", "rich", "typer", "torch")
+    code = f"import sys, osslo.local; print([m for m in {heavy} if m in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.model.pack import Precision
 from osslo.model.packed_file import TOKENIZER
 from osslo.model.tokenizer import Detokenizer, Tokenizer
-from osslo.serve import Progress, locate, open_native, open_served, plan_memory
+from osslo.opening import Progress, locate, open_native, open_served, plan_memory
 from osslo.settings import load_settings
 from osslo.types import (
     FinishReason,
@@ -92,9 +92,8 @@ def load(
     memory = plan_memory(settings, native)
     tokenizer = native.tokenizer if native.header.tensor(TOKENIZER) is not None else None
     if tokenizer is not None and MARKER in tokenizer.specials:
-        served = open_served(settings, located, native, memory)
-        engine = cast(Engine, served.backend)  # that is what open_served builds
-        return LocalModel(engine, name=located.id, tokenizer=tokenizer, served=served)
+        opened = open_served(settings, located, native, memory)
+        return LocalModel(opened.engine, name=located.id, tokenizer=tokenizer, served=opened.served)
     limits = EngineLimits(
         context_tokens=memory.request.context_tokens,
         full_pages=memory.full_pages,

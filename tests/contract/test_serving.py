@@ -6,6 +6,7 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,13 @@ import uvicorn
 
 from osslo.errors import ConfigurationError, MemoryPlanError
 from osslo.model.synth import synthesize
-from osslo.serve import DrainingServer, Server, api_key, build, locate, startup_text
+from osslo.opening import locate
+from osslo.serve import DrainingServer, Server, build, startup_text, warm_up_when_idle
+from osslo.server_key import api_key
 from osslo.settings import Settings, load_settings
+from osslo.types import BackendStats
 from tests.api.conftest import KEY, ask, make_stage
-from tests.scripted import ByteVocabulary, Gate, Script, serving
+from tests.scripted import ByteVocabulary, Gate, Script, ScriptedBackend, serving
 
 VOCABULARY = ByteVocabulary()
 
@@ -55,6 +59,29 @@ def test_a_checkpoint_is_packed_and_served(server: Server) -> None:
     assert 0 < reply.usage.completion_tokens <= 20
     assert reply.model == server.located.id
     assert constrained.choices[0].message.content in ('{"x":true}', '{"x":false}')
+
+
+def test_an_idle_server_prepares_for_grammars(server: Server) -> None:
+    assert server.constraints._tokenizer is None
+    warm_up_when_idle(server, threading.Event(), check_s=0.001)
+    assert server.constraints._tokenizer is not None
+
+
+def test_a_busy_server_waits_with_preparing_until_it_stops(server: Server) -> None:
+    stats = iter([BackendStats(1, 0, 8, 0, 8), BackendStats(0, 1, 8, 0, 8)])
+    stopped = threading.Event()
+
+    class Busy(ScriptedBackend):
+        def stats(self) -> BackendStats:
+            load = next(stats)
+            if load.waiting:
+                stopped.set()
+            return load
+
+    busy = replace(server.model, backend=Busy(Script(())))
+    warm_up_when_idle(replace(server, model=busy), stopped, check_s=0.001)
+    assert next(stats, None) is None
+    assert server.constraints._tokenizer is None
 
 
 def test_the_start_text_says_what_a_person_needs(server: Server) -> None:
@@ -143,7 +170,7 @@ def test_a_signal_lets_running_requests_finish_and_takes_no_new_ones() -> None:
 def test_a_context_that_cannot_fit_is_refused_before_the_engine_starts(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("osslo.serve.available_memory", lambda: 1_000_000)
+    monkeypatch.setattr("osslo.opening.available_memory", lambda: 1_000_000)
     before = threading.active_count()
     with pytest.raises(MemoryPlanError):
         build(settings_for(tmp_path, model=str(checkpoint), context=1024))

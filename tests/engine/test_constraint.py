@@ -10,6 +10,8 @@ from tokenizers import Tokenizer
 
 from osslo.engine.constraint import CACHED_GRAMMARS, Constraint, ConstraintCompiler
 from osslo.errors import EngineError, GrammarError
+from osslo.model.tokenizer import Tokenizer as OssloTokenizer
+from osslo.model.tokenizer_sources import from_json
 from osslo.types import FinishReason, Grammar
 from tests.engine.fakes import FakeModel
 from tests.engine.helpers import Driver, make_limits, make_request
@@ -19,7 +21,7 @@ VOCAB = 300  # larger than the tokenizer's, as padded heads are
 
 @pytest.fixture(scope="module")
 def compiler(byte_tokenizer: Tokenizer, ends: tuple[int, int]) -> ConstraintCompiler:
-    return ConstraintCompiler(byte_tokenizer.to_str(), ends)
+    return ConstraintCompiler(OssloTokenizer.from_json(byte_tokenizer.to_str()), ends)
 
 
 def allowed(constraint: Constraint) -> list[int]:
@@ -53,6 +55,40 @@ def test_forced_tokens_are_told_but_not_consumed(
         constraint.advance(token)
     assert constraint.forced() == []
     assert not constraint.finished
+
+
+def test_forced_text_that_spells_a_special_token_stays_text(
+    compiler: ConstraintCompiler, byte_tokenizer: Tokenizer, ends: tuple[int, int]
+) -> None:
+    constraint = compiler.compile(Grammar('start: "é<|return|>" /[a-c]/'))
+    forced = constraint.forced()
+    assert text_of(byte_tokenizer, forced) == "é<|return|>"
+    assert len(forced) == len("é<|return|>".encode())
+    assert not set(forced) & set(ends)
+
+
+def test_a_warmed_up_compiler_has_built_its_trie(
+    byte_tokenizer: Tokenizer, ends: tuple[int, int]
+) -> None:
+    vocabulary = CountingVocabulary(byte_tokenizer.to_str())
+    compiler = ConstraintCompiler(vocabulary, ends)
+    assert vocabulary.tables == 0
+    compiler.warm_up()
+    assert allowed(compiler.compile(Grammar('start: "x"'))) == [byte_tokenizer.token_to_id("x")]
+    compiler.warm_up()
+    assert vocabulary.tables == 1
+
+
+class CountingVocabulary(OssloTokenizer):
+    """Counts how often its table is asked for."""
+
+    def __init__(self, json_text: str) -> None:
+        super().__init__(from_json(json_text, origin="test"))
+        self.tables = 0
+
+    def token_table(self) -> list[bytes]:
+        self.tables += 1
+        return super().token_table()
 
 
 def test_both_ends_are_reachable(compiler: ConstraintCompiler, ends: tuple[int, int]) -> None:

@@ -23,6 +23,7 @@ from osslo.errors import (
     ShuttingDownError,
     UnsupportedError,
 )
+from osslo.model.tokenizer import Tokenizer as OssloTokenizer
 from osslo.types import FinishReason, GenerationRequest, Grammar, SamplingParams, TokenDelta
 from tests.engine.fakes import FakeModel
 from tests.engine.helpers import Heard, expected_tokens, make_limits, make_request
@@ -161,7 +162,7 @@ async def test_a_prompt_beyond_the_pools_is_refused_up_front() -> None:
 async def test_grammars_are_compiled_before_acceptance(
     byte_tokenizer: Tokenizer, ends: tuple[int, int]
 ) -> None:
-    compiler = ConstraintCompiler(byte_tokenizer.to_str(), ends)
+    compiler = ConstraintCompiler(OssloTokenizer.from_json(byte_tokenizer.to_str()), ends)
     limits = make_limits(eos_token_ids=ends)
     with Engine(FakeModel(vocab_size=300), limits, constraints=compiler) as engine:
         wrong = GenerationRequest("a", (1,), SamplingParams(5), grammar=Grammar("start: ("))

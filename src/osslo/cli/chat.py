@@ -18,7 +18,7 @@ from osslo.cli.loading import load_with_bar
 from osslo.cli.output import Output
 from osslo.errors import OssloError, RequestError
 from osslo.harmony.messages import ReasoningEffort
-from osslo.serve import api_key as served_key
+from osslo.server_key import api_key as served_key
 from osslo.settings import load_settings
 
 HELP = """\

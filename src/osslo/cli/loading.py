@@ -8,7 +8,7 @@ from osslo.cli.output import Output
 from osslo.local import LocalModel, load
 from osslo.model.discovery import FoundModel, ModelRoots, find_local
 from osslo.model.model import Model
-from osslo.serve import locate, open_native
+from osslo.opening import locate, open_native
 from osslo.settings import Settings, load_settings
 
 

@@ -1,17 +1,19 @@
 """Grammar constraints by llguidance: which tokens may follow, and which must.
 
-The compiler owns the tokenizer's trie (seconds to build, so once and lazily) and a small cache of
-compiled grammars. A `Constraint` belongs to one sequence.
+The compiler owns the vocabulary's trie (a second or two to build, so once and lazily) and a small
+cache of compiled grammars. A `Constraint` belongs to one sequence.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import llguidance
 import numpy as np
+from llguidance import TokenizerWrapper
 from numpy.typing import NDArray
 
 from osslo.errors import EngineError, GrammarError
@@ -20,22 +22,42 @@ from osslo.types import Grammar, TokenId
 CACHED_GRAMMARS = 64
 
 
-class ConstraintCompiler:
-    """Turns grammars into constraints over one tokenizer. Safe to use from several threads.
+class GrammarVocabulary(Protocol):
+    """The part of `osslo.model.tokenizer.Tokenizer` that constraints use."""
 
-    `tokenizer_json` is the text of a Hugging Face `tokenizer.json`; `eos_ids` are all tokens that
-    may end an answer (harmony: `<|return|>` and `<|call|>`).
+    @property
+    def specials(self) -> Mapping[str, TokenId]:
+        """Ids of the special tokens by their text."""
+        ...
+
+    def token_table(self) -> list[bytes]:
+        """The bytes of every id, in order; a special token's are its text."""
+        ...
+
+    def encode(self, text: str) -> list[TokenId]:
+        """Token ids of `text`; special tokens are never among them."""
+        ...
+
+
+class ConstraintCompiler:
+    """Turns grammars into constraints over one vocabulary. Safe to use from several threads.
+
+    `eos_ids`, at least one, are all tokens that may end an answer (harmony: `<|return|>` and
+    `<|call|>`).
     """
 
-    def __init__(self, tokenizer_json: str, eos_ids: Sequence[TokenId]) -> None:
-        self._tokenizer_json = tokenizer_json
+    def __init__(self, vocabulary: GrammarVocabulary, eos_ids: Sequence[TokenId]) -> None:
+        self._vocabulary = vocabulary
         self._eos_ids = list(eos_ids)
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
-        """Build the trie now rather than with the first grammar."""
+        """Build the trie now rather than with the first grammar, which waits if it comes meanwhile.
+
+        llguidance holds the interpreter while it builds: nothing else in this process runs.
+        """
         with self._lock:
             self._get_tokenizer()
 
@@ -54,10 +76,25 @@ class ConstraintCompiler:
 
     def _get_tokenizer(self) -> llguidance.LLTokenizer:
         if self._tokenizer is None:
-            self._tokenizer = llguidance.LLTokenizer(
-                self._tokenizer_json, eos_token=self._eos_ids or None
-            )
+            source = TokenizerWrapper(_TokenSource(self._vocabulary, self._eos_ids[0]))
+            self._tokenizer = llguidance.LLTokenizer(source, eos_token=self._eos_ids)
         return self._tokenizer
+
+
+class _TokenSource:
+    """A vocabulary as llguidance asks for one: half the time of reading a `tokenizer.json`."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: GrammarVocabulary, eos_id: TokenId) -> None:
+        self.eos_token_id = eos_id
+        self.tokens = vocabulary.token_table()
+        self.special_token_ids = sorted(vocabulary.specials.values())
+        self._encode = vocabulary.encode
+
+    def __call__(self, text: bytes) -> list[TokenId]:
+        """Ids of what a grammar forces; llguidance passes whole characters only."""
+        return self._encode(text.decode())
 
 
 def _compile(tokenizer: llguidance.LLTokenizer, lark: str) -> llguidance.LLMatcher:
