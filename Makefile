@@ -17,7 +17,7 @@ BUILT := $(VENV)/.osslo-built
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench bench-peers bench-depth synth clean
+	asan bench bench-peers bench-depth agreement synth clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,9 @@ bench-peers: $(BUILT) ## measure against llama.cpp, interleaved; writes build/be
 
 bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-depth.json
 	@$(PYTHON_BIN) bench/peers.py --rows decode_16384,decode_32768 --out build/bench-depth.json
+
+agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.json
+	@$(PYTHON_BIN) bench/agreement.py --out build/agreement.json
 
 # --- prove ---------------------------------------------------------------------------------------
 

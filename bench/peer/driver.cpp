@@ -1,13 +1,15 @@
 // Runs llama.cpp on given token ids and prints one JSON line for each measurement.
 //
-// Both engines of bench/peers.py must compute the same thing: the same ids, no sampling that
+// Both engines of bench/peers.py (and bench/agreement.py) must compute the same thing: the same ids, no sampling that
 // changes them, no speculation. llama.cpp's own tools draw ids of their own, hence this driver. It
 // does what llama-bench does (decode, wait, clock) plus a greedy argmax over each row of logits,
 // which a server would do at least.
 //
 // usage: driver MODEL IDS THREADS FLASH REPACK STATE_DIR JOB...
 //   IDS    int32 little-endian: streams of STREAM_TOKENS ids each
-//   JOB    start | prefill:N | decode:DEPTH:N | streams:S:P:N
+//   JOB    start | prefill:N | decode:DEPTH:N | streams:S:P:N | logits:N:KV_BITS
+//
+// logits writes STATE_DIR/logits.f32, float32 [N, vocabulary], with K and V in 16 or 32 bits.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -26,6 +28,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kStreamTokens = 40960;
+constexpr int kBatchTokens = 2048;
 constexpr int kUnmeasuredTokens = 4;  // the first steps pay for page faults and thread wake-up
 
 double seconds_since(Clock::time_point start) {
@@ -109,16 +112,35 @@ class Peer {
     return {seconds_since(begin), seconds_since(decoding)};
   }
 
+  // The logits after every token of the first stream, for bench/agreement.py.
+  void logits(int tokens, int kv_bits) {
+    open(tokens + 64, 1, kv_bits == 32 ? GGML_TYPE_F32 : GGML_TYPE_F16);
+    std::ofstream file(state_dir_ + "/logits.f32", std::ios::binary);
+    llama_batch batch = llama_batch_init(kBatchTokens, 0, 1);
+    for (int i = 0; i < tokens; i += kBatchTokens) {
+      batch.n_tokens = 0;
+      for (int j = i; j < std::min(tokens, i + kBatchTokens); ++j) add(batch, 0, j, true);
+      run(batch);
+      for (int row = 0; row < batch.n_tokens; ++row) {
+        file.write(reinterpret_cast<const char*>(llama_get_logits_ith(context_, row)),
+                   static_cast<std::streamsize>(vocab_size_) * 4);
+      }
+    }
+    llama_batch_free(batch);
+    if (!file.flush()) throw std::runtime_error("cannot write the logits");
+  }
+
  private:
-  void open(int context_tokens, int sequences) {
+  void open(int context_tokens, int sequences, ggml_type kv_type = GGML_TYPE_F16) {
     close();
     llama_context_params params = llama_context_default_params();
     params.n_ctx = static_cast<uint32_t>((context_tokens + 255) / 256 * 256);
-    params.n_batch = 2048;  // llama.cpp's own defaults, as is n_ubatch
+    params.n_batch = kBatchTokens;  // llama.cpp's own default, as is n_ubatch's
     params.n_seq_max = static_cast<uint32_t>(sequences);
     params.n_threads = params.n_threads_batch = threads_;
     params.flash_attn_type =
         flash_ ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    params.type_k = params.type_v = kv_type;
     params.swa_full = false;
     params.kv_unified = sequences > 1;
     context_ = llama_init_from_model(model_, params);
@@ -148,10 +170,10 @@ class Peer {
   }
 
   void feed(int stream, int first, int tokens) {
-    llama_batch batch = llama_batch_init(2048, 0, 1);
-    for (int i = 0; i < tokens; i += 2048) {
+    llama_batch batch = llama_batch_init(kBatchTokens, 0, 1);
+    for (int i = 0; i < tokens; i += kBatchTokens) {
       batch.n_tokens = 0;
-      for (int j = i; j < std::min(tokens, i + 2048); ++j) {
+      for (int j = i; j < std::min(tokens, i + kBatchTokens); ++j) {
         add(batch, stream, first + j, j == tokens - 1);
       }
       run(batch);
@@ -214,6 +236,9 @@ void measure(Peer& peer, const std::string& job) {
   } else if (job.rfind("streams:", 0) == 0 && n.size() == 3) {
     const auto [whole, decode] = peer.streams(n[0], n[1], n[2]);
     report(job, whole, decode);
+  } else if (job.rfind("logits:", 0) == 0 && n.size() == 2) {
+    peer.logits(n[0], n[1]);
+    report(job, 0, 0);
   } else {
     throw std::runtime_error("unknown job " + job);
   }
