@@ -1,9 +1,9 @@
 // Runs llama.cpp on given token ids and prints one JSON line for each measurement.
 //
-// Both engines of bench/peers.py (and bench/agreement.py) must compute the same thing: the same ids, no sampling that
-// changes them, no speculation. llama.cpp's own tools draw ids of their own, hence this driver. It
-// does what llama-bench does (decode, wait, clock) plus a greedy argmax over each row of logits,
-// which a server would do at least.
+// Both engines of bench/peers.py and bench/agreement.py must compute the same thing: the same ids,
+// no sampling that changes them, no speculation. llama.cpp's own tools draw ids of their own, hence
+// this driver. It does what llama-bench does (decode, wait, clock) plus a greedy argmax over each
+// row of logits, which a server would do at least.
 //
 // usage: driver MODEL IDS THREADS FLASH REPACK STATE_DIR JOB...
 //   IDS    int32 little-endian: streams of STREAM_TOKENS ids each
