@@ -17,7 +17,7 @@ BUILT := $(VENV)/.osslo-built
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench bench-peers bench-depth agreement synth clean
+	asan bench bench-peers bench-depth small-machine agreement synth clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -65,6 +65,9 @@ bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-dept
 
 agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.json
 	@$(PYTHON_BIN) bench/agreement.py --out build/agreement.json
+
+small-machine: $(BUILT) ## root: the packed model PACKED=... in 15 GiB, page cache counted
+	@$(PYTHON_BIN) bench/small_machine.py $(PACKED) --out build/small-machine.json
 
 # --- prove ---------------------------------------------------------------------------------------
 

@@ -98,7 +98,9 @@ def _commit(source: Path) -> str:
     command = ["git", "-C", str(source), "rev-parse", "--show-toplevel", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = found.stdout.split()
-    return lines[1][:12] if found.returncode == 0 and Path(lines[0]) == source else "unknown"
+    return (
+        lines[1][:12] if found.returncode == 0 and Path(lines[0]) == source.resolve() else "unknown"
+    )
 
 
 def _run(*command: object) -> None:

@@ -123,6 +123,11 @@ def run_jobs(command: list[str], jobs: list[str]) -> list[dict[str, float]]:
     return records
 
 
+def pack_for(pair: Pair) -> None:
+    """Pack Osslo's copy in a process of its own, so that no measurement's memory includes it."""
+    run_jobs(pair.osslo(), [])
+
+
 def rates(row: str, record: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     """The rows that one record gives, as (name, value)."""
     kind, *numbers = ROWS[row].split(":")
@@ -301,6 +306,7 @@ def main() -> None:
     os.environ["OMP_WAIT_POLICY"] = "active"  # llama.cpp at its best: its threads do not sleep
     peer = peer_build.build(options.build)
     pair = Pair(peer.driver, full_size(options.build), machine.threads())
+    pack_for(pair)
     if not options.force:
         machine.wait_until_quiet(patience_s=60)
     limits = machine.measure_limits(options.build)
@@ -309,6 +315,7 @@ def main() -> None:
     if set(rows) >= set(DEFAULT_ROWS):
         results += osslo_only(pair)
         small = Pair(peer.driver, stand_in(options.build, peer.quantize), pair.threads)
+        pack_for(small)
         results += [] if options.no_standin else compare_stand_in(small, options.rounds)
     show(results)
     report = {
