@@ -44,6 +44,7 @@ def half(value: float) -> bytes:
 
 NIBBLES = bytes(low | (15 - low) << 4 for low in range(16))  # elements 0..15, then 15..0
 CODES = [*range(16), *range(15, -1, -1)]
+PAIRS = bytes(low | high << 4 for low, high in zip(CODES[::2], CODES[1::2], strict=True))
 E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 BLOCKS = {
     GgmlType.Q4_0: (half(0.5) + NIBBLES, [0.5 * (code - 8) for code in CODES]),
@@ -53,6 +54,7 @@ BLOCKS = {
         [0.25 * value for value in range(-16, 16)],
     ),
     GgmlType.MXFP4: (bytes([128]) + NIBBLES, [2.0 * E2M1[code] for code in CODES]),
+    GgmlType.MXFP4_PAIRS: (bytes([126]) + PAIRS, [0.5 * E2M1[code] for code in CODES]),
     GgmlType.F32: (struct.pack("<32f", *range(32)), [*map(float, range(32))]),
     GgmlType.F16: (struct.pack("<32e", *range(32)), [*map(float, range(32))]),
     GgmlType.BF16: (

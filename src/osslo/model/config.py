@@ -26,6 +26,9 @@ SWIGLU_LIMIT = 7.0
 
 GGUF_ARCHITECTURE = "gpt-oss"
 
+OLLAMA_ARCHITECTURE = "gptoss"
+"""What Ollama's converter calls the same, in GGUF files with keys and tensors of their own."""
+
 _LARGEST_SIZE = 2**31 - 1  # positions, rows and columns are 32-bit in the kernels
 _MOST_LAYERS = 4096
 _MOST_EXPERTS = 65536
@@ -236,12 +239,16 @@ class ModelConfig:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], *, source: str = "metadata") -> ModelConfig:
-        """Read a GGUF file's metadata (architecture `gpt-oss`), plus the keys `osslo.*` in which
-        our own files keep what the format has no place for. Raises CheckpointError."""
+        """Read a GGUF file's metadata (architecture `gpt-oss`, or Ollama's `gptoss`), plus the keys
+        `osslo.*` in which our own files keep what the format has no place for. Raises
+        CheckpointError."""
+        ollama = is_ollama(metadata)
+        architecture = OLLAMA_ARCHITECTURE if ollama else GGUF_ARCHITECTURE
         given = Fields(source, metadata)
-        given.expect("general.architecture", GGUF_ARCHITECTURE)
-        given = given.below(f"{GGUF_ARCHITECTURE}.")
+        given.expect("general.architecture", architecture)
+        given = given.below(f"{architecture}.")
         own = Fields(source, metadata).below("osslo.")
+        intermediate = "feed_forward_length" if ollama else "expert_feed_forward_length"
         layers = given.integer("block_count")
         kinds = _gguf_kinds(given, layers)
         hidden, heads = given.integer("embedding_length"), given.integer("attention.head_count")
@@ -252,20 +259,27 @@ class ModelConfig:
             heads=heads,
             kv_heads=given.integer("attention.head_count_kv"),
             head_dim=given.integer("attention.key_length", hidden // max(heads, 1)),
-            intermediate=given.integer("expert_feed_forward_length"),
+            intermediate=given.integer(intermediate),
             experts=given.integer("expert_count"),
             experts_per_token=given.integer("expert_used_count"),
             vocab_size=_gguf_vocab_size(metadata, given),
             layer_kinds=kinds,
             sliding_window=_window(given.integer("attention.sliding_window", 0), kinds),
             rope_theta=given.number("rope.freq_base"),
-            yarn=_gguf_yarn(given, truncate=own.boolean("rope_truncate", default=False)),
+            yarn=_gguf_yarn(
+                given, truncate=own.boolean("rope_truncate", default=False), implied=ollama
+            ),
             max_context=given.integer("context_length"),
             rms_eps=given.number("attention.layer_norm_rms_epsilon"),
             swiglu_limit=own.number("swiglu_limit", SWIGLU_LIMIT),
             swiglu_alpha=own.number("swiglu_alpha", SWIGLU_ALPHA),
-            eos_token_ids=Fields(source, metadata).token_ids("tokenizer.ggml.eos_token_id"),
+            eos_token_ids=_gguf_eos(Fields(source, metadata).below("tokenizer.ggml.")),
         )
+
+
+def is_ollama(metadata: Mapping[str, Any]) -> bool:
+    """Whether a GGUF file with this metadata is laid out as Ollama's converter does it."""
+    return metadata.get("general.architecture") == OLLAMA_ARCHITECTURE
 
 
 _POSITIVE_SIZES = (
@@ -404,8 +418,11 @@ def _gguf_kinds(given: Fields, layers: int) -> tuple[PageKind, ...]:
     return tuple(PageKind.WINDOW if i % period < period - 1 else PageKind.FULL for i in count)
 
 
-def _gguf_yarn(given: Fields, *, truncate: bool) -> YarnConfig | None:
-    if given.values.get("rope.scaling.type", "none") != "yarn":
+def _gguf_yarn(given: Fields, *, truncate: bool, implied: bool) -> YarnConfig | None:
+    """YaRN where the file names it, or with `implied` where any factor but 1 stands: Ollama's files
+    name no kind of scaling."""
+    kind = "yarn" if implied and given.number("rope.scaling.factor", 1.0) != 1.0 else "none"
+    if given.values.get("rope.scaling.type", kind) != "yarn":
         return None
     factor = given.number("rope.scaling.factor")
     return YarnConfig(
@@ -416,6 +433,11 @@ def _gguf_yarn(given: Fields, *, truncate: bool) -> YarnConfig | None:
         beta_slow=given.number("rope.scaling.yarn_beta_slow", 1.0),
         truncate=truncate,
     )
+
+
+def _gguf_eos(tokenizer: Fields) -> tuple[int, ...]:
+    """The one token that llama.cpp's files name, or all of Ollama's."""
+    return tokenizer.token_ids("eos_token_ids") or tokenizer.token_ids("eos_token_id")
 
 
 def _gguf_vocab_size(metadata: Mapping[str, Any], given: Fields) -> int:

@@ -31,12 +31,17 @@ MetadataValue = int | float | bool | str | list["MetadataValue"]
 
 
 class GgmlType(IntEnum):
-    """The tensor types read here, by their number in the file."""
+    """The tensor types read here, by their number in the file.
+
+    MXFP4_PAIRS is Ollama's first MXFP4, with elements 2j and 2j + 1 in byte j. ggml had given its
+    number to a type that was gone before GGUF came, so it means nothing else.
+    """
 
     F32 = 0
     F16 = 1
     Q4_0 = 2
     Q4_1 = 3
+    MXFP4_PAIRS = 4
     Q8_0 = 8
     BF16 = 30
     MXFP4 = 39
@@ -64,6 +69,7 @@ _BLOCKS = {
     GgmlType.Q4_1: (32, 20),  # float16 scale, float16 minimum, 16 bytes
     GgmlType.Q8_0: (32, 34),  # float16 scale, 32 bytes
     GgmlType.MXFP4: (32, 17),  # E8M0 scale, 16 bytes
+    GgmlType.MXFP4_PAIRS: (32, 17),
 }
 
 
@@ -234,6 +240,10 @@ def _decode_mxfp4(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return formats.mxfp4_decode(halves_to_pairs(blocks[..., 1:]), blocks[..., 0])
 
 
+def _decode_mxfp4_pairs(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return formats.mxfp4_decode(blocks[..., 1:], blocks[..., 0])
+
+
 _DECODERS: Mapping[GgmlType, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = MappingProxyType(
     {
         GgmlType.F32: _decode_f32,
@@ -243,6 +253,7 @@ _DECODERS: Mapping[GgmlType, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
         GgmlType.Q4_1: _decode_q4_1,
         GgmlType.Q8_0: _decode_q8_0,
         GgmlType.MXFP4: _decode_mxfp4,
+        GgmlType.MXFP4_PAIRS: _decode_mxfp4_pairs,
     }
 )
 

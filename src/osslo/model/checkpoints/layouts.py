@@ -7,8 +7,8 @@ be follows from the parts in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from osslo.model.checkpoints.tensors import TensorName, tensor_shape
@@ -206,3 +206,48 @@ GGUF = Layout(
         },
     ),
 )
+
+OLLAMA = Layout(
+    "gguf",
+    _templates(
+        "blk.{}.",
+        {
+            "embedding": "token_embd.weight",
+            "final_norm": "output_norm.weight",
+            "head": "output.weight",
+        },
+        {
+            "attention_norm": "attn_norm.weight",
+            "q": "attn_qkv.weight",
+            "k": "attn_qkv.weight",
+            "v": "attn_qkv.weight",
+            "q_bias": "attn_qkv.bias",
+            "k_bias": "attn_qkv.bias",
+            "v_bias": "attn_qkv.bias",
+            "sinks": "attn_sinks",
+            "o": "attn_out.weight",
+            "o_bias": "attn_out.bias",
+            "mlp_norm": "ffn_norm.weight",
+            "router": "ffn_gate_inp.weight",
+            "router_bias": "ffn_gate_inp.bias",
+            "gate": "ffn_gate_up_exps.weight",
+            "up": "ffn_gate_up_exps.weight",
+            "gate_bias": "ffn_gate_up_exps.bias",
+            "up_bias": "ffn_gate_up_exps.bias",
+            "down": "ffn_down_exps.weight",
+            "down_bias": "ffn_down_exps.bias",
+        },
+    ),
+)
+
+
+def ollama_layout(stored: Container[str]) -> Layout:
+    """Ollama's layout of the file with these tensors.
+
+    Its converter has fused and split queries, keys and values, gates and ups, each by itself, and
+    its runtime takes llama.cpp's names too; so each part has llama.cpp's name where the first
+    layer has it, and else `OLLAMA`'s.
+    """
+    both = ((part, own, GGUF.templates[part]) for part, own in OLLAMA.templates.items())
+    chosen = {part: ggml if ggml.format(0) in stored else own for part, own, ggml in both}
+    return replace(OLLAMA, templates=MappingProxyType(chosen))
