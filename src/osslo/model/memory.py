@@ -274,7 +274,8 @@ def _largest_context(
 def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     """The forward pass's own buffers for a full step, and the logits that a step gives out.
 
-    Follows `Forward::reserve` in csrc/model/forward.cpp: float32 but for the int8 activations.
+    Follows `Forward::reserve` in csrc/model/forward.cpp: float32 but for the quantised activations,
+    which are kept as int8 with outliers (a column and a value a block) and as int16.
     """
     rows = max(request.step_tokens, request.concurrent)
     pairs = rows * config.experts_per_token
@@ -285,9 +286,9 @@ def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     floats += pairs * (2 * _up(config.intermediate, PANEL_ROWS) + inner + config.hidden)
     widest = max(rows * hidden, rows * query, pairs * inner)
     attention = 2 * _ATTENTION_ROWS * config.head_dim + PAGE_TOKENS * _ATTENTION_ROWS
-    floats += 2 * widest // BLOCK + request.threads * attention
+    floats += 4 * widest // BLOCK + request.threads * attention
     logits = 2 * request.concurrent * config.vocab_size  # as computed, and as sampled from
-    return 4 * (floats + 6 * pairs + logits) + widest
+    return 4 * (floats + 8 * pairs + logits) + 3 * widest
 
 
 _ATTENTION_ROWS = 8  # kAttentionRows in csrc/kernels/kernels.h
