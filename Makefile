@@ -14,6 +14,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 BUILT := $(VENV)/.osslo-built
+# A new compiler's new warning stops CI, but not a stranger's first build.
+STRICT_BUILD := $(if $(CI),--config-settings=cmake.define.OSSLO_WARNINGS_AS_ERRORS=ON)
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
@@ -32,7 +34,7 @@ $(PYTHON_BIN):
 $(BUILT): pyproject.toml $(NATIVE_SOURCES) | $(PYTHON_BIN)
 	@echo "osslo: installing, and building the kernels (a minute or two)"
 	@$(PIP) install -qq "scikit-build-core>=1.0" "nanobind>=3.1" "cmake>=3.20" ninja
-	@$(PIP) install -qq --no-build-isolation -e .
+	@$(PIP) install -qq --no-build-isolation $(STRICT_BUILD) -e .
 	@touch $@
 
 $(DEV): pyproject.toml | $(BUILT)
