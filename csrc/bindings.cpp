@@ -307,7 +307,6 @@ class NativeModel {
   size_t page_bytes(bool window) const { return PagePool::page_bytes(weights_.shape(), window); }
   int threads() const { return pool_.size(); }
   std::string isa() const { return kernels_.name; }
-  void read_ahead() const { weights_.file().read_ahead(); }
 
  private:
   Weights weights_;
@@ -403,7 +402,6 @@ NB_MODULE(_native, m) {
            nb::arg("positions"), nb::arg("sequence_starts"), nb::arg("full_pages"),
            nb::arg("window_pages"), nb::arg("logit_rows"))
       .def("page_bytes", &NativeModel::page_bytes, nb::kw_only(), nb::arg("window"))
-      .def("read_ahead", &NativeModel::read_ahead)
       .def_prop_ro("threads", &NativeModel::threads)
       .def_prop_ro("isa", &NativeModel::isa);
 }

@@ -76,7 +76,6 @@ class Weights {
   const LayerWeights& layer(int32_t i) const { return layers_[static_cast<size_t>(i)]; }
   const float* final_norm() const { return final_norm_; }
   const PanelMatrix& head() const { return head_; }
-  const MappedFile& file() const { return file_; }
 
   PanelMatrix gate_up(const LayerWeights& layer, int32_t expert) const;
   PanelMatrix down(const LayerWeights& layer, int32_t expert) const;

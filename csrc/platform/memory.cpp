@@ -34,7 +34,6 @@ MappedFile::MappedFile(const std::string& path) {
   size_ = static_cast<size_t>(size.QuadPart);
 }
 MappedFile::~MappedFile() { UnmapViewOfFile(data_); }
-void MappedFile::read_ahead() const {}
 
 ZeroedRegion::ZeroedRegion(size_t bytes) : size_(bytes) {
   data_ = static_cast<uint8_t*>(
@@ -60,7 +59,6 @@ MappedFile::MappedFile(const std::string& path) {
   data_ = static_cast<uint8_t*>(address);
 }
 MappedFile::~MappedFile() { munmap(data_, size_); }
-void MappedFile::read_ahead() const { madvise(data_, size_, MADV_WILLNEED); }
 
 ZeroedRegion::ZeroedRegion(size_t bytes) : size_(bytes ? bytes : 1) {
   void* address =

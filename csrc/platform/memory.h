@@ -17,8 +17,6 @@ class MappedFile {
 
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
-  // Asks the system to read the file ahead; returns at once.
-  void read_ahead() const;
 
  private:
   uint8_t* data_ = nullptr;

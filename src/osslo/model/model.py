@@ -121,10 +121,6 @@ class Model:
         except ValueError as error:
             raise EngineError(f"invalid step: {error}") from error
 
-    def read_ahead(self) -> None:
-        """Ask the system to read the weights from disk in the background."""
-        self._native.read_ahead()
-
 
 def _shape(header: PackedHeader) -> _native.ModelShape:
     config = header.config
