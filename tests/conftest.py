@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+from osslo.db.database import Database, sqlite_url
+from osslo.db.migrate import upgrade
+from tests.databases import PostgresServer, postgres_server
 
 PLATFORM_SKIP = "platform:"
 """A skip whose reason starts so is about the machine (a CPU feature, an operating system)."""
@@ -46,3 +50,28 @@ def build_cache() -> Path:
     path = Path(__file__).parent.parent / "build" / "test-cache"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """PostgreSQL, started when the first test asks for it."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "osslo.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated, empty database."""
+    opened = Database(database_url)
+    await upgrade(opened)
+    yield opened
+    await opened.close()

@@ -205,6 +205,16 @@ class PathSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where accounts, the ledger and what callers asked to keep are stored."""
+
+    database_url: str | None = field(
+        default=None,
+        metadata=_rule(_optional_text, "sqlite:///… or postgresql://…; osslo.db in home when unset"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Folders:
     """The folders in use, resolved from `PathSettings` and the environment."""
 
@@ -226,6 +236,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     paths: PathSettings = PathSettings()
+    database: DatabaseSettings = DatabaseSettings()
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -234,6 +245,7 @@ _SECTIONS: Mapping[str, type] = {
     "limits": LimitSettings,
     "log": LogSettings,
     "paths": PathSettings,
+    "database": DatabaseSettings,
 }
 
 

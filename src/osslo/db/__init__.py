@@ -1,0 +1,1 @@
+"""The database: one base for every table, sessions with the right locking, and migrations."""

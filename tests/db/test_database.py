@@ -1,0 +1,89 @@
+"""Connections, transactions and migrations on real databases."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from osslo.db.base import Base, UtcDateTime
+from osslo.db.database import Database, parse_url, sqlite_url
+from osslo.db.migrate import upgrade
+from osslo.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "nonsense", "://"])
+def test_refuses_other_databases(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="sqlite"):
+        parse_url(url)
+
+
+async def test_migrations_make_what_the_models_say(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, Base.metadata))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_several_processes_may_migrate_together(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    await asyncio.gather(*(upgrade(database) for database in databases))
+    for database in databases:
+        await database.close()
+
+
+async def test_refuses_a_newer_database(database: Database) -> None:
+    async with database.write() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError, match="newer"):
+        await upgrade(database)
+
+
+async def test_writers_queue_and_lose_nothing(database: Database) -> None:
+    async with database.write() as session:
+        await session.execute(text("CREATE TABLE counter (n INTEGER)"))
+        await session.execute(text("INSERT INTO counter VALUES (0)"))
+    lock = "" if database.is_sqlite else " FOR UPDATE"
+
+    async def add() -> None:
+        async with database.write() as session:
+            n = (await session.execute(text("SELECT n FROM counter" + lock))).scalar_one()
+            await session.execute(text("UPDATE counter SET n = :n"), {"n": n + 1})
+
+    await asyncio.gather(*(add() for _ in range(40)))
+    async with database.read() as session:
+        assert (await session.execute(text("SELECT n FROM counter"))).scalar_one() == 40
+
+
+async def test_a_failed_write_leaves_nothing(database: Database) -> None:
+    async with database.write() as session:
+        await session.execute(text("CREATE TABLE counter (n INTEGER)"))
+
+    async def fail() -> None:
+        async with database.write() as session:
+            await session.execute(text("INSERT INTO counter VALUES (1)"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with database.read() as session:
+        assert (await session.execute(text("SELECT count(*) FROM counter"))).scalar_one() == 0
+
+
+async def test_moments_come_back_in_utc(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path / "x.db"))
+    column = UtcDateTime()
+    dialect = database.engine.dialect
+    there = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    kept = column.process_bind_param(there, dialect)
+    assert column.process_result_value(kept, dialect) == there.astimezone(UTC)
+    with pytest.raises(ValueError, match="time zone"):
+        column.process_bind_param(datetime(2026, 1, 1), dialect)
+    await database.close()
