@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from osslo.api.chat_completions_schema import ChatCompletionRequest, ErrorReply
+from osslo.api.chat_completions.schema import ChatCompletionRequest, ErrorReply
 from tests.api.conftest import ask, make_stage
 from tests.api.test_chat_completions import TOOL
 

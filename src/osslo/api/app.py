@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import osslo
-from osslo.api import chat_completions, docs, health, models
+from osslo.api import docs, health, models
+from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.errors import install_error_handlers
 from osslo.api.middleware import RequestGate
 from osslo.api.services import Services

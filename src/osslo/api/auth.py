@@ -16,9 +16,17 @@ bearer_scheme = HTTPBearer(auto_error=False, description="Authorization: Bearer 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `tenant` is the unit of fairness and of cache isolation."""
+    """An authenticated caller.
+
+    `tenant` is the unit of fairness, of cache isolation and of ownership of what is stored.
+    `user_id` and `key_id` are None where there are no accounts. `models` limits the models that
+    the key may name; None allows all.
+    """
 
     tenant: str
+    user_id: str | None = None
+    key_id: str | None = None
+    models: frozenset[str] | None = None
 
 
 class KeyRing(Protocol):

@@ -11,6 +11,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from osslo.api.auth import KeyRing
+from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.errors import ShuttingDownError
 from osslo.settings import LimitSettings
@@ -52,6 +53,7 @@ class Services:
 
     registry: ModelRegistry
     keys: KeyRing
+    meter: Meter = field(default_factory=FreeMeter)
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     limits: LimitSettings = field(default_factory=LimitSettings)

@@ -25,6 +25,7 @@ from osslo.chat.events import (
     TurnStarted,
 )
 from osslo.chat.form import form_for
+from osslo.chat.metering import Bill, Charge, FreeMeter, Meter
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.errors import ContextLengthError, EngineError, OssloError
@@ -84,8 +85,9 @@ def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> Prepared
 class Turn:
     """Runs one prepared turn on a model's backend. Good for one use.
 
-    `on_ended` is called exactly once for every turn that the backend did not refuse, also when the
-    caller closes the stream early: that is where usage is counted.
+    `meter` opens a charge before the backend is asked; the charge is settled, or released if the
+    backend refuses. `on_ended` is called exactly once for every turn that was not refused. Both
+    hold also when the caller closes the stream early.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Turn:
         model: ServedModel,
         prepared: PreparedTurn,
         *,
+        meter: Meter | None = None,
+        bill: Bill | None = None,
         on_ended: OnEnded | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,6 +105,9 @@ class Turn:
         self._assembler = TurnAssembler(
             model.vocabulary, stop=prepared.stop, functions=prepared.functions
         )
+        self._meter = meter or FreeMeter()
+        self._bill = bill or Bill(model=model.id, protocol="local")
+        self._charge: Charge | None = None
         self._on_ended = on_ended
         self._clock = clock
         self._started_at = clock()
@@ -111,9 +118,11 @@ class Turn:
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
         """The turn's events, the last of them `TurnEnded`.
 
-        Raises the backend's `RequestError` or `OverloadedError` before the first event if it
-        refuses the request; after that nothing is raised, an error is in the terminal event.
+        Raises the meter's or the backend's `RequestError` or `OverloadedError` before the first
+        event if one of them refuses the request; after that nothing is raised, an error is in the
+        terminal event.
         """
+        self._charge = charge = await self._open_charge()
         stream = self._backend.generate(self._generation)
         accepted = False
         try:
@@ -131,6 +140,7 @@ class Turn:
         except Exception as error:
             self._failure = _as_osslo_error(error)
             if not accepted:
+                charge.release(self._failure)
                 raise self._failure from error
         finally:
             await _close(stream)
@@ -152,6 +162,8 @@ class Turn:
             self._last = item
         elif self._assembler.stopped:
             self._backend.abort(self._generation.request_id)
+        if self._charge is not None and item.tokens:
+            self._charge.progress(self._usage(item.usage))
         return self._note(events)
 
     def _note(self, events: list[TurnEvent]) -> list[TurnEvent]:
@@ -200,7 +212,18 @@ class Turn:
             reasoning_tokens=self._assembler.reasoning_tokens,
         )
 
+    async def _open_charge(self) -> Charge:
+        generation = self._generation
+        return await self._meter.open(
+            self._bill,
+            request_id=generation.request_id,
+            prompt_tokens=len(generation.prompt),
+            max_tokens=generation.sampling.max_tokens,
+        )
+
     def _report(self, ended: TurnEnded) -> None:
+        if self._charge is not None:
+            self._charge.settle(ended)
         if self._on_ended is not None:
             self._on_ended(ended)
 

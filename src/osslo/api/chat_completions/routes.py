@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,15 +10,15 @@ from starlette.responses import JSONResponse, Response
 
 from osslo.api.auth import Caller, WithCaller
 from osslo.api.body import read_json
-from osslo.api.chat_completions_reply import (
+from osslo.api.chat_completions.reply import (
     IndexedEvents,
     ReplyHead,
     failure_event,
     streamed_reply,
     whole_reply,
 )
-from osslo.api.chat_completions_request import to_chat_request
-from osslo.api.chat_completions_schema import (
+from osslo.api.chat_completions.request import to_chat_request
+from osslo.api.chat_completions.schema import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
@@ -29,17 +26,13 @@ from osslo.api.chat_completions_schema import (
 )
 from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, unless_disconnected
-from osslo.chat.choices import interleave
-from osslo.chat.events import TurnEnded
+from osslo.api.turns import served_model, start_turns
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
-from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
-from osslo.telemetry import LOGGER_NAME
+from osslo.chat.turn import PreparedTurn
 
 router = APIRouter(tags=["chat"])
 schemas = (ChatCompletionRequest, ChatCompletion, ChatCompletionChunk, ErrorReply)
-
-_log = logging.getLogger(LOGGER_NAME + ".turn")
 
 
 def _ref(schema: type) -> dict[str, str]:
@@ -86,17 +79,13 @@ async def create_chat_completion(
     body = await read_json(
         request, ChatCompletionRequest, limit_bytes=services.limits.max_body_bytes
     )
-    model = services.registry.get(body.model)
+    model = served_model(services, caller, body.model)
     asked = _to_request(body, model, caller, services)
-    turn = await asyncio.to_thread(prepare, model, asked, today=services.today())
-    head = _head(body, model, asked, turn, services)
-    events = interleave(
-        [
-            Turn(model, choice, on_ended=_accountant(model, services)).events()
-            for choice in _choices(turn, head.choices)
-        ]
+    running = await start_turns(
+        services, caller, model, asked, protocol="chat.completions", choices=body.n or 1
     )
-    return await _respond(request, body, head, events, services)
+    head = _head(body, model, asked, running.prepared, services)
+    return await _respond(request, body, head, running.events, services)
 
 
 def _to_request(
@@ -134,25 +123,6 @@ def _head(
     )
 
 
-def _choices(turn: PreparedTurn, count: int) -> list[PreparedTurn]:
-    """The same turn `count` times, each with an id and, if seeded, a seed of its own."""
-    if count == 1:
-        return [turn]
-    generation = turn.generation
-    seed = generation.sampling.seed
-    return [
-        replace(
-            turn,
-            generation=replace(
-                generation,
-                request_id=f"{generation.request_id}-{index}",
-                sampling=replace(generation.sampling, seed=None if seed is None else seed + index),
-            ),
-        )
-        for index in range(count)
-    ]
-
-
 async def _respond(
     request: Request,
     body: ChatCompletionRequest,
@@ -173,30 +143,3 @@ async def _respond(
     if reply is None:
         return Response(status_code=499)
     return JSONResponse(reply, headers=headers)
-
-
-def _accountant(model: ServedModel, services: Services) -> OnEnded:
-    """Counts a turn when it ends, whatever the reason."""
-
-    def on_ended(ended: TurnEnded) -> None:
-        services.metrics.turn_ended(
-            model=model.id,
-            reason=ended.reason.value,
-            usage=ended.usage,
-            first_output_s=ended.first_output_s,
-        )
-        for kind in ended.deviations:
-            services.metrics.malformed_output(kind)
-        _log.info(
-            "turn",
-            extra={
-                "model": model.id,
-                "reason": ended.reason.value,
-                "prompt_tokens": ended.usage.prompt_tokens,
-                "cached_tokens": ended.usage.cached_tokens,
-                "completion_tokens": ended.usage.completion_tokens,
-                "error": ended.error.code if ended.error is not None else None,
-            },
-        )
-
-    return on_ended

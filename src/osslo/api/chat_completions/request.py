@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from osslo.api.chat_completions_schema import (
+from osslo.api.chat_completions.schema import (
     AllowedToolsChoice,
     ChatCompletionRequest,
     InputMessage,
     NamedTool,
     TextPart,
 )
+from osslo.api.parameters import (
+    Spelling,
+    check_count,
+    check_schema,
+    check_tool_choice,
+    check_tool_names,
+    given_or,
+    missing,
+    output_limit,
+    same,
+    stop_strings,
+)
+from osslo.api.parameters import logit_bias as checked_bias
 from osslo.chat.models import ServedModel
 from osslo.chat.request import (
     AssistantTurn,
@@ -35,10 +45,6 @@ from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.settings import LimitSettings
 from osslo.types import SamplingParams, ToolCall
 
-T = TypeVar("T")
-
-MAX_STOPS = 16
-
 _CANNOT_APPLY = {
     "audio": "this model writes text only",
     "function_call": "it is OpenAI's old spelling; use tool_choice",
@@ -49,14 +55,6 @@ _CANNOT_APPLY = {
     "prompt_cache_retention": "prefixes are cached without it",
     "web_search_options": "this endpoint has no web search; declare a tool of your own",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """One of several names for the same parameter, and its value."""
-
-    name: str
-    value: Any
 
 
 def to_chat_request(
@@ -117,59 +115,26 @@ def refuse_inapplicable(body: ChatCompletionRequest) -> None:
 # --- one value, several spellings ---------------------------------------------------------------
 
 
-def _same(*spellings: Spelling) -> Spelling | None:
-    """The one value that was given. Raises `RequestError` if two differ."""
-    given = [spelling for spelling in spellings if spelling.value is not None]
-    for other in given[1:]:
-        if other.value != given[0].value:
-            raise RequestError(
-                f"'{given[0].name}' and '{other.name}' mean the same here but differ; "
-                "send one of them.",
-                param=other.name,
-            )
-    return given[0] if given else None
-
-
 def _max_tokens(body: ChatCompletionRequest, limits: LimitSettings) -> int | None:
-    given = _same(
+    given = same(
         Spelling("max_completion_tokens", body.max_completion_tokens),
         Spelling("max_tokens", body.max_tokens),
         Spelling("max_tokens_to_sample", body.max_tokens_to_sample),
     )
-    if given is None:
-        return None
-    limit: int = given.value
-    if limit > limits.max_output_tokens:
-        raise RequestError(
-            f"'{given.name}' is {limit}, but this server generates at most "
-            f"{limits.max_output_tokens} tokens a request.",
-            param=given.name,
-            code="integer_above_max_value",
-        )
-    return limit
+    return output_limit(given, limits)
 
 
 def _stops(body: ChatCompletionRequest) -> tuple[str, ...]:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    given = _same(Spelling("stop", stop), Spelling("stop_sequences", body.stop_sequences))
-    if given is None:
-        return ()
-    stops: list[str] = given.value
-    if len(stops) > MAX_STOPS:
-        raise RequestError(
-            f"'{given.name}' has {len(stops)} strings; the most is {MAX_STOPS}.", param=given.name
-        )
-    if any(not text or len(text) > 1024 for text in stops):
-        raise RequestError(
-            f"'{given.name}' holds an empty string or one over 1024 characters.", param=given.name
-        )
-    return tuple(stops)
+    return stop_strings(
+        same(Spelling("stop", stop), Spelling("stop_sequences", body.stop_sequences))
+    )
 
 
 def _effort(body: ChatCompletionRequest) -> tuple[ReasoningEffort | None, bool]:
     """The effort, and whether the model is to reason at all."""
     nested = body.reasoning.effort if body.reasoning is not None else None
-    given = _same(
+    given = same(
         Spelling("reasoning_effort", body.reasoning_effort), Spelling("reasoning.effort", nested)
     )
     if given is None:
@@ -192,11 +157,7 @@ def _messages(body: ChatCompletionRequest, limits: LimitSettings) -> tuple[ChatM
             param="messages",
             code="missing_required_parameter",
         )
-    if len(body.messages) > limits.max_messages:
-        raise RequestError(
-            f"'messages' holds {len(body.messages)} messages; the most is {limits.max_messages}.",
-            param="messages",
-        )
+    check_count("messages", len(body.messages), limits.max_messages)
     return tuple(
         _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
     )
@@ -236,7 +197,7 @@ def _tool_output(message: InputMessage, text: str, where: str) -> ToolOutput:
 
 
 def _assistant(message: InputMessage, where: str) -> AssistantTurn:
-    reasoning = _same(
+    reasoning = same(
         Spelling(f"{where}.reasoning_content", message.reasoning_content),
         Spelling(f"{where}.reasoning", message.reasoning),
     )
@@ -252,11 +213,7 @@ def _assistant(message: InputMessage, where: str) -> AssistantTurn:
 
 def _required_text(message: InputMessage, where: str) -> str:
     if message.content is None:
-        raise RequestError(
-            f"'{where}.content' is required.",
-            param=f"{where}.content",
-            code="missing_required_parameter",
-        )
+        raise missing(f"{where}.content")
     return _text(message.content, where)
 
 
@@ -278,19 +235,11 @@ def _part_text(part: TextPart, where: str) -> str:
         )
     value = text[part.type]
     if value is None:
-        raise RequestError(
-            f"'{where}.text' is required.",
-            param=f"{where}.text",
-            code="missing_required_parameter",
-        )
+        raise missing(f"{where}.text")
     return value
 
 
 # --- sampling -----------------------------------------------------------------------------------
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
 
 
 def _sampling(
@@ -298,38 +247,23 @@ def _sampling(
 ) -> SamplingParams:
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-    choices = _or(body.n, 1)
+    choices = given_or(body.n, 1)
     if choices > limits.max_choices:
         raise RequestError(f"'n' is {choices}; the most is {limits.max_choices}.", param="n")
     return SamplingParams(
         max_tokens=limits.max_output_tokens,
-        temperature=_or(body.temperature, 1.0),
-        top_p=_or(body.top_p, 1.0),
-        top_k=max(0, _or(body.top_k, 0)),
-        min_p=_or(body.min_p, 0.0),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
-        logit_bias=_logit_bias(body, model),
+        temperature=given_or(body.temperature, 1.0),
+        top_p=given_or(body.top_p, 1.0),
+        top_k=max(0, given_or(body.top_k, 0)),
+        min_p=given_or(body.min_p, 0.0),
+        presence_penalty=given_or(body.presence_penalty, 0.0),
+        frequency_penalty=given_or(body.frequency_penalty, 0.0),
+        repetition_penalty=given_or(body.repetition_penalty, 1.0),
+        logit_bias=checked_bias(body.logit_bias, model.vocabulary.vocab_size),
         seed=body.seed,
-        logprobs=_or(body.top_logprobs, 0) if body.logprobs else None,
+        logprobs=given_or(body.top_logprobs, 0) if body.logprobs else None,
         ignore_eos=bool(body.ignore_eos),
     )
-
-
-def _logit_bias(body: ChatCompletionRequest, model: ServedModel) -> tuple[tuple[int, float], ...]:
-    bias: list[tuple[int, float]] = []
-    for token, value in (body.logit_bias or {}).items():
-        where = f"logit_bias.{token[:32]}"
-        vocabulary = model.vocabulary.vocab_size
-        if not (token.isascii() and token.isdigit()) or len(token) > 9 or int(token) >= vocabulary:
-            raise RequestError(
-                f"'{where}' is not a token id of this model (0 to {vocabulary - 1}).", param=where
-            )
-        if not -100 <= value <= 100:
-            raise RequestError(f"'{where}' must be from -100 to 100.", param=where)
-        bias.append((int(token), value))
-    return tuple(bias)
 
 
 # --- tools and formats --------------------------------------------------------------------------
@@ -337,10 +271,7 @@ def _logit_bias(body: ChatCompletionRequest, model: ServedModel) -> tuple[tuple[
 
 def _tools(body: ChatCompletionRequest, limits: LimitSettings) -> tuple[FunctionTool, ...]:
     given = body.tools or []
-    if len(given) > limits.max_tools:
-        raise RequestError(
-            f"'tools' holds {len(given)} tools; the most is {limits.max_tools}.", param="tools"
-        )
+    check_count("tools", len(given), limits.max_tools)
     tools: list[FunctionTool] = []
     for index, tool in enumerate(given):
         where = f"tools[{index}]"
@@ -350,28 +281,16 @@ def _tools(body: ChatCompletionRequest, limits: LimitSettings) -> tuple[Function
                 param=f"{where}.type",
             )
         if tool.function is None:
-            raise RequestError(
-                f"'{where}.function' is required.",
-                param=f"{where}.function",
-                code="missing_required_parameter",
-            )
+            raise missing(f"{where}.function")
         definition = tool.function
-        _check_schema(definition.parameters, f"{where}.function.parameters", limits)
-        if any(other.name == definition.name for other in tools):
-            raise RequestError(
-                f"Two tools are called '{definition.name}'.", param=f"{where}.function.name"
-            )
+        check_schema(definition.parameters, f"{where}.function.parameters", limits)
         tools.append(
             FunctionTool(definition.name, definition.description or "", definition.parameters)
         )
+    check_tool_names(
+        (tool.name, f"tools[{index}].function.name") for index, tool in enumerate(tools)
+    )
     return tuple(tools)
-
-
-def _check_schema(schema: dict[str, Any] | None, where: str, limits: LimitSettings) -> None:
-    if schema is not None and len(json.dumps(schema)) > limits.max_schema_bytes:
-        raise RequestError(
-            f"'{where}' is larger than {limits.max_schema_bytes} bytes.", param=where
-        )
 
 
 def _tool_choice(body: ChatCompletionRequest, tools: tuple[FunctionTool, ...]) -> ToolChoice:
@@ -385,15 +304,7 @@ def _tool_choice(body: ChatCompletionRequest, tools: tuple[FunctionTool, ...]) -
             choice = ToolChoice(ToolMode(allowed.mode), names)
         case word:
             choice = ToolChoice(ToolMode(word))
-    if not tools and choice.mode is not ToolMode.NONE:
-        raise RequestError("'tool_choice' needs 'tools'.", param="tool_choice")
-    unknown = set(choice.names or ()) - {tool.name for tool in tools}
-    if unknown:
-        raise RequestError(
-            f"'tool_choice' names {', '.join(sorted(unknown))}, not among 'tools'.",
-            param="tool_choice",
-        )
-    return choice
+    return check_tool_choice(choice, (tool.name for tool in tools))
 
 
 def _output_format(body: ChatCompletionRequest, limits: LimitSettings) -> OutputFormat:
@@ -409,7 +320,7 @@ def _output_format(body: ChatCompletionRequest, limits: LimitSettings) -> Output
             code="missing_required_parameter",
         )
     wanted = given.json_schema
-    _check_schema(wanted.schema_, "response_format.json_schema.schema", limits)
+    check_schema(wanted.schema_, "response_format.json_schema.schema", limits)
     return JsonSchema(wanted.name, wanted.schema_, wanted.description or "")
 
 

@@ -1,0 +1,115 @@
+"""How every protocol starts turns: the model that a caller may use, the prepared prompt, metering,
+and the count of what ended. The adapters translate before and after; none generates by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from osslo.api.auth import Caller
+from osslo.api.services import Services
+from osslo.chat.choices import interleave
+from osslo.chat.events import TurnEnded, TurnEvent
+from osslo.chat.metering import Bill
+from osslo.chat.models import ServedModel
+from osslo.chat.request import ChatRequest
+from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
+from osslo.errors import PermissionDeniedError
+from osslo.telemetry import LOGGER_NAME
+
+_log = logging.getLogger(LOGGER_NAME + ".turn")
+
+IndexedEvents = AsyncGenerator[tuple[int, TurnEvent], None]
+"""The events of one or several turns, each with the index of its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTurns:
+    """Turns that begin when `events` is first read. Closing `events` aborts them."""
+
+    prepared: PreparedTurn
+    events: IndexedEvents
+
+
+def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
+    """The model called `name`. Raises `ModelNotFoundError`, or `PermissionDeniedError` where the
+    caller's key does not allow it."""
+    model = services.registry.get(name)
+    if caller.models is not None and not caller.models & {name, model.id}:
+        raise PermissionDeniedError(
+            f"This key may not use the model {name!r}; it may use: "
+            f"{', '.join(sorted(caller.models))}.",
+            param="model",
+            code="model_not_allowed",
+        )
+    return model
+
+
+async def start_turns(
+    services: Services,
+    caller: Caller,
+    model: ServedModel,
+    asked: ChatRequest,
+    *,
+    protocol: str,
+    choices: int = 1,
+) -> RunningTurns:
+    """Prepare `asked` and set up `choices` turns of it, each with an id and, if seeded, a seed of
+    its own. `protocol` is what usage is listed under. Raises what `prepare` raises."""
+    prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
+    bill = Bill(model.id, protocol, caller.user_id, caller.key_id)
+    turns = [
+        Turn(
+            model, choice, meter=services.meter, bill=bill, on_ended=count_turns(model, services)
+        ).events()
+        for choice in _copies(prepared, choices)
+    ]
+    return RunningTurns(prepared, interleave(turns))
+
+
+def _copies(turn: PreparedTurn, count: int) -> list[PreparedTurn]:
+    if count == 1:
+        return [turn]
+    generation = turn.generation
+    seed = generation.sampling.seed
+    return [
+        replace(
+            turn,
+            generation=replace(
+                generation,
+                request_id=f"{generation.request_id}-{index}",
+                sampling=replace(generation.sampling, seed=None if seed is None else seed + index),
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+def count_turns(model: ServedModel, services: Services) -> OnEnded:
+    """Counts a turn when it ends, whatever the reason."""
+
+    def on_ended(ended: TurnEnded) -> None:
+        services.metrics.turn_ended(
+            model=model.id,
+            reason=ended.reason.value,
+            usage=ended.usage,
+            first_output_s=ended.first_output_s,
+        )
+        for kind in ended.deviations:
+            services.metrics.malformed_output(kind)
+        _log.info(
+            "turn",
+            extra={
+                "model": model.id,
+                "reason": ended.reason.value,
+                "prompt_tokens": ended.usage.prompt_tokens,
+                "cached_tokens": ended.usage.cached_tokens,
+                "completion_tokens": ended.usage.completion_tokens,
+                "error": ended.error.code if ended.error is not None else None,
+            },
+        )
+
+    return on_ended
