@@ -35,12 +35,12 @@ LAYERS: Mapping[str, int] = MappingProxyType(
         "evals": 4,
         "jobs": 4,
         "api": 5,
-        "console": 5,
-        "opening": 6,
-        "server_key": 6,
-        "serve": 6,
-        "local": 6,
-        "cli": 7,
+        "console": 6,
+        "opening": 7,
+        "server_key": 7,
+        "serve": 7,
+        "local": 7,
+        "cli": 8,
     }
 )
 """Imports point to lower numbers, or stay within one folder."""
