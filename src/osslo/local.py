@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -167,12 +167,12 @@ class Reply:
                 self.text += text
             case ReasoningDelta(text):
                 self.reasoning += text
-            case ToolCallStarted(_, call_id, name):
-                self.calls.append(ToolCall(call_id, name, ""))
+            case ToolCallStarted(_, call_id, name, custom):
+                self.calls.append(ToolCall(call_id, name, "", custom))
             case ToolCallDelta(index, arguments):
                 call = self.calls[index]
                 whole = call.arguments + arguments
-                self.calls[index] = ToolCall(call.call_id, call.name, whole)
+                self.calls[index] = replace(call, arguments=whole)
             case TurnEnded():
                 self.ended = event
             case _:

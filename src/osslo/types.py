@@ -45,9 +45,14 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A context-free grammar over tokens, in llguidance's Lark dialect, that output must follow."""
+    """A context-free grammar over tokens, in llguidance's Lark dialect, that output must follow.
+
+    `read` are tokens of the grammar that the prompt already holds, at its end: output goes on
+    after them.
+    """
 
     lark: str
+    read: tuple[TokenId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +129,13 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model asked for; `arguments` is the text as generated (JSON for functions)."""
+    """A call the model asked for; `arguments` is the text as generated: JSON for functions, any
+    text for a `custom` tool."""
 
     call_id: str
     name: str
     arguments: str
+    custom: bool = False
 
 
 @dataclass(frozen=True, slots=True)

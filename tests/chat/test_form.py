@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from osslo.chat.form import Form, form_for
+from osslo.chat.form import form_for
 from osslo.chat.request import ChatRequest, JsonObject, JsonSchema, UserText
 from osslo.errors import GrammarError
-from osslo.harmony.grammar import ToolChoice, ToolMode, untuned_grammar
+from osslo.harmony.grammar import ToolChoice, ToolMode, TurnGrammar, untuned_grammar
 from osslo.harmony.messages import FunctionTool
 from osslo.types import Grammar, SamplingParams
 from tests.chat.conftest import ServeScript
 
 
-def form(serve: ServeScript, model: dict[str, object] | None = None, **fields: object) -> Form:
+def form(
+    serve: ServeScript, model: dict[str, object] | None = None, **fields: object
+) -> TurnGrammar | None:
     asked = ChatRequest("r", (UserText("Hi"),), SamplingParams(9), **fields)  # type: ignore[arg-type]  # as a test writes them
     return form_for(serve(**(model or {})), asked)
 
@@ -21,8 +23,8 @@ def form(serve: ServeScript, model: dict[str, object] | None = None, **fields: o
 def lark(
     serve: ServeScript, model: dict[str, object] | None = None, **fields: object
 ) -> str | None:
-    grammar = form(serve, model, **fields).grammar
-    return None if grammar is None else grammar.lark
+    found = form(serve, model, **fields)
+    return None if found is None else found.grammar.lark
 
 
 def test_a_plain_answer_is_free(serve: ServeScript) -> None:
@@ -63,9 +65,11 @@ def test_what_cannot_be_enforced_is_refused_if_strict_and_else_left_out_with_a_w
 ) -> None:
     schema = JsonSchema("x", {"type": "array", "uniqueItems": True})
     lenient = form(serve, output_format=schema)
-    assert lenient.grammar is not None
+    assert lenient is not None
     assert "uniqueItems" in lenient.warnings[0]
     with pytest.raises(GrammarError, match="uniqueItems"):
         form(serve, output_format=schema, strict=True)
     good = JsonSchema("x", {"type": "array"})
-    assert form(serve, output_format=good).warnings == ()
+    fine = form(serve, output_format=good)
+    assert fine is not None
+    assert fine.warnings == ()

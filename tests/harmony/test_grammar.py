@@ -137,7 +137,7 @@ ACCEPTED = [
      '<|channel|>final<|message|>a "no"\n<|return|>'),
     (SKIP, FINAL),
     (SKIP, CALL_IN_ROLE),
-    (GrammarOptions(analysis_max_chars=3), "<|channel|>analysis<|message|>Hm!" + NEXT + FINAL),
+    (GrammarOptions(analysis_max_tokens=2), "<|channel|>analysis<|message|>Hm!" + NEXT + FINAL),
     (GrammarOptions(custom_tools=(CustomTool("run", RegexBody("SELECT .*")),)),
      "<|channel|>commentary to=functions.run<|message|>SELECT 1<|call|>"),
     (GrammarOptions(custom_tools=(CustomTool("run"),)),
@@ -165,8 +165,9 @@ REFUSED = [
     (ALLOWED, CALL, "<|channel|>commentary to=functions"),
     (SKIP, THINK, "<|channel|>"),
     (JSON_FINAL, FINAL, "<|channel|>final<|message|>"),
-    (GrammarOptions(analysis_max_chars=3), "<|channel|>analysis<|message|>Hm !",
-     "<|channel|>analysis<|message|>Hm"),
+    (GrammarOptions(analysis_max_tokens=2), "<|channel|>analysis<|message|>Hm!!! no",
+     "<|channel|>analysis<|message|>Hm!!!"),
+    (GrammarOptions(analysis_max_tokens=9), THINK + THINK, THINK + "<|channel|>"),
     (GrammarOptions(), THINK * 9, THINK * 8 + "<|channel|>"),
 ]  # fmt: skip
 

@@ -15,8 +15,10 @@ from enum import Enum, auto
 from osslo.chat.conversation import FUNCTIONS
 from osslo.chat.events import (
     ContentLogprob,
+    Phase,
     ReasoningDelta,
     TextDelta,
+    TextStarted,
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
@@ -52,10 +54,17 @@ class TurnAssembler:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, stop: tuple[str, ...], functions: frozenset[str]
+        self,
+        vocabulary: Vocabulary,
+        *,
+        stop: tuple[str, ...],
+        functions: frozenset[str],
+        custom: frozenset[str] = frozenset(),
     ) -> None:
+        """`functions` are all tools that may be called, `custom` those whose input is free text."""
         self._vocabulary = vocabulary
         self._functions = functions
+        self._custom = custom
         self._stops = stop
         recipients = [FUNCTIONS + name for name in functions]
         self._parser = StreamParser(vocabulary, recipients=recipients)
@@ -68,6 +77,23 @@ class TurnAssembler:
         self.reasoning_tokens = 0
         self.stopped = False
         self.deviations: list[str] = []
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was met."""
+        return self._text.hit
+
+    def begin(self, tokens: Sequence[TokenId]) -> list[TurnEvent]:
+        """Read what of the assistant's turn stands in the prompt already. Call before any `feed`.
+
+        Its text is neither reported nor counted nor searched for stop strings.
+        """
+        events: list[TurnEvent] = []
+        for token in tokens:
+            for event in self._parser.feed(token):
+                if not isinstance(event, ContentDelta):
+                    events += self._handle(event)
+        return events
 
     def feed(self, token: TokenId, logprob: TokenLogprob | None = None) -> list[TurnEvent]:
         """The events of one more token; `logprob` is reported if the token is visible text."""
@@ -112,10 +138,14 @@ class TurnAssembler:
         if name is not None:
             self._sink = _Sink.CALL
             self.calls += 1
-            return [ToolCallStarted(self.calls - 1, "call_" + secrets.token_hex(12), name)]
-        analysis = message.channel == Channel.ANALYSIS
-        self._sink = _Sink.REASONING if analysis else _Sink.TEXT
-        return []
+            call_id = "call_" + secrets.token_hex(12)
+            return [ToolCallStarted(self.calls - 1, call_id, name, name in self._custom)]
+        if message.channel == Channel.ANALYSIS:
+            self._sink = _Sink.REASONING
+            return []
+        self._sink = _Sink.TEXT
+        preamble = message.channel == Channel.COMMENTARY
+        return [TextStarted(Phase.COMMENTARY if preamble else Phase.FINAL)]
 
     def _content(self, text: str) -> list[TurnEvent]:
         match self._sink:
@@ -190,6 +220,11 @@ class _HeldText:
         self._fed = 0
         self._emitted = 0
         self._records: deque[tuple[int, ContentLogprob]] = deque()
+
+    @property
+    def hit(self) -> str | None:
+        """The stop string that was found."""
+        return self._matcher.hit
 
     def expect(self, record: ContentLogprob) -> None:
         """Note a token before its text is fed; it belongs to the next character at the latest."""

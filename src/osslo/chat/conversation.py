@@ -21,11 +21,14 @@ from osslo.chat.request import (
     UserText,
 )
 from osslo.errors import RequestError
+from osslo.harmony.bodies import LarkBody, RegexBody
 from osslo.harmony.effort import extract_effort
+from osslo.harmony.grammar import CustomTool
 from osslo.harmony.history import drop_past_analysis
 from osslo.harmony.messages import (
     Channel,
     Conversation,
+    FunctionTool,
     Message,
     ReasoningEffort,
     ResponseFormat,
@@ -63,9 +66,23 @@ def build_conversation(request: ChatRequest, profile: PromptProfile, today: str)
         knowledge_cutoff=profile.knowledge_cutoff,
         current_date=today if profile.show_date else None,
         instructions="\n\n".join(text for text in instructions if text),
-        tools=request.tools,
+        tools=(*request.tools, *map(_shown, request.custom_tools)),
         response_formats=_response_formats(request),
     )
+
+
+def _shown(tool: CustomTool) -> FunctionTool:
+    """A custom tool as the model reads it: a function of one string, its syntax in the remarks."""
+    syntax = ""
+    match tool.body:
+        case RegexBody(pattern):
+            syntax = f"The input matches this regular expression:\n{pattern}"
+        case LarkBody(grammar):
+            syntax = f"The input follows this Lark grammar:\n{grammar}"
+        case _:
+            pass
+    description = "\n".join(text for text in (tool.description, syntax) if text)
+    return FunctionTool(tool.name, description, {"type": "string"})
 
 
 def _instructions(message: SystemText | DeveloperText) -> tuple[str, ReasoningEffort | None]:
@@ -102,7 +119,7 @@ def _assistant(turn: AssistantTurn, names: dict[str, str]) -> list[Message]:
                 call.arguments,
                 channel=Channel.COMMENTARY,
                 recipient=FUNCTIONS + call.name,
-                content_type="json",
+                content_type=None if call.custom else "json",
             )
         )
     return messages

@@ -23,6 +23,13 @@ class TurnEnd(StrEnum):
     ERROR = "error"  # the engine failed; `TurnEnded.error` says how
 
 
+class Phase(StrEnum):
+    """What a message of visible text is to the turn."""
+
+    COMMENTARY = "commentary"  # words to the user before the turn's calls or answer
+    FINAL = "final"  # the answer
+
+
 @dataclass(frozen=True, slots=True)
 class ContentLogprob:
     """Log-probability (nats) of one token of the visible text, and its alternatives, best first.
@@ -59,6 +66,13 @@ class ReasoningDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TextStarted:
+    """A message of visible text begins: what follows belongs to it until the next one begins."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More of the visible text. Held back while it could be the start of a stop string."""
 
@@ -68,11 +82,12 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStarted:
-    """A call of the function `name` begins."""
+    """A call of the function `name` begins; `custom` if its input is free text, not JSON."""
 
     index: int
     call_id: str
     name: str
+    custom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +108,8 @@ class ToolCallEnded:
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
     """The terminal event. `deviations` names each departure from the format that was mended;
-    `first_output_s` is the time from start to the first reasoning, text or call."""
+    `first_output_s` is the time from start to the first reasoning, text or call; `stop_string` the
+    one of the caller's stop strings that ended the turn."""
 
     reason: TurnEnd
     usage: Usage
@@ -101,12 +117,14 @@ class TurnEnded:
     error: OssloError | None = None
     deviations: tuple[str, ...] = ()
     first_output_s: float | None = None
+    stop_string: str | None = None
 
 
 TurnEvent = (
     TurnStarted
     | PrefillProgressed
     | ReasoningDelta
+    | TextStarted
     | TextDelta
     | ToolCallStarted
     | ToolCallDelta

@@ -1,66 +1,85 @@
 """Which grammar a turn's output follows, if any.
 
 A plain answer of a tuned model is left free: the parser copes with whatever comes. Tools, output
-formats and models that do not know harmony get a grammar over the whole turn.
+formats, a budget of reasoning and models that do not know harmony get a grammar over the whole
+turn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from osslo.chat.models import ServedModel
-from osslo.chat.request import ChatRequest, JsonObject, JsonSchema, OutputFormat, PlainText
-from osslo.errors import GrammarError
-from osslo.harmony.bodies import JSON_OBJECT, Body, JsonBody, TextBody
-from osslo.harmony.grammar import GrammarOptions, build_grammar
-from osslo.types import Grammar
+from osslo.chat.request import (
+    ChatRequest,
+    ChoiceText,
+    JsonObject,
+    JsonSchema,
+    LarkText,
+    PlainText,
+    RegexText,
+)
+from osslo.errors import RequestError
+from osslo.harmony.bodies import (
+    JSON_OBJECT,
+    Body,
+    ChoiceBody,
+    JsonBody,
+    LarkBody,
+    RegexBody,
+    TextBody,
+)
+from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar, turn_grammar
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A turn's grammar, None where output is free. `warnings` name what it does not enforce."""
+def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
+    """The grammar that tools and output format ask for, else the model's default; None where
+    output is free.
 
-    grammar: Grammar | None
-    warnings: tuple[str, ...] = ()
-
-
-def form_for(model: ServedModel, request: ChatRequest) -> Form:
-    """The form that tools and output format ask for, else the model's default.
-
-    Raises `GrammarError` naming the keyword of a schema that cannot be enforced, if the request is
-    strict; otherwise that keyword is left out with a warning.
+    Raises `GrammarError` naming what cannot be enforced and is not to be left out, `RequestError`
+    for a `prefill` where the turn must be a call.
     """
-    reasons = model.reasons and request.reasoning
-    plain = isinstance(request.output_format, PlainText) and not request.tools
-    if plain and (reasons or model.default_grammar is not None):
-        return Form(model.default_grammar)
-    options = GrammarOptions(
-        tools=request.tools,
-        tool_choice=request.tool_choice,
-        parallel_tool_calls=request.parallel_tool_calls,
-        final=_final_body(request.output_format),
-        analysis="free" if reasons else "skip",
+    if request.prefill and request.tool_choice.mode is ToolMode.REQUIRED:
+        raise RequestError(
+            "the answer's beginning is given, but tool_choice requires a call; leave one out",
+            param="tool_choice",
+        )
+    reasons = model.reasons and request.reasoning and not request.prefill
+    if _is_free(request) and (reasons or request.prefill or model.default_grammar is not None):
+        return None if model.default_grammar is None else TurnGrammar(model.default_grammar)
+    return turn_grammar(
+        GrammarOptions(
+            tools=request.tools,
+            custom_tools=request.custom_tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
+            final=_final_body(request),
+            analysis="free" if reasons else "skip",
+            analysis_max_tokens=request.reasoning_max_tokens,
+            max_calls=request.max_tool_calls,
+            lenient_schemas=not request.strict,
+        )
     )
-    try:
-        return Form(build_grammar(options))
-    except GrammarError as error:
-        if request.strict:
-            raise
-        return Form(build_grammar(_lenient(options)), (f"Not enforced: {error.message}",))
 
 
-def _lenient(options: GrammarOptions) -> GrammarOptions:
-    final = options.final
-    if isinstance(final, JsonBody):
-        final = replace(final, lenient=True)
-    return replace(options, final=final, lenient_schemas=True)
+def _is_free(request: ChatRequest) -> bool:
+    """Nothing in the request limits the form of the output."""
+    return (
+        isinstance(request.output_format, PlainText)
+        and not (request.tools or request.custom_tools)
+        and (request.reasoning_max_tokens is None or bool(request.prefill))
+    )
 
 
-def _final_body(output: OutputFormat) -> Body:
-    match output:
+def _final_body(request: ChatRequest) -> Body:
+    match request.output_format:
         case PlainText():
             return TextBody()
         case JsonObject():
             return JsonBody(JSON_OBJECT)
-        case JsonSchema(schema=schema):
-            return JsonBody(schema)
+        case JsonSchema(schema=schema, strict=strict):
+            return JsonBody(schema, lenient=not (request.strict if strict is None else strict))
+        case RegexText(pattern):
+            return RegexBody(pattern)
+        case LarkText(grammar):
+            return LarkBody(grammar)
+        case ChoiceText(choices):
+            return ChoiceBody(choices)

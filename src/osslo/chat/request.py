@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from osslo.harmony.grammar import ToolChoice
+from osslo.harmony.grammar import CustomTool, ToolChoice
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.types import SamplingParams, ToolCall
 
@@ -68,14 +68,39 @@ class JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """The final message is JSON that fits `schema`, which is also shown to the model."""
+    """The final message is JSON that fits `schema`, which is also shown to the model.
+
+    `strict` None takes the request's own rule.
+    """
 
     name: str
     schema: Mapping[str, Any]
     description: str = ""
+    strict: bool | None = None
 
 
-OutputFormat = PlainText | JsonObject | JsonSchema
+@dataclass(frozen=True, slots=True)
+class RegexText:
+    """The final message as a whole matches a regular expression (Rust syntax, no look-around)."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class LarkText:
+    """The final message follows a context-free grammar: llguidance's Lark dialect, from `start`."""
+
+    grammar: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceText:
+    """The final message is one of `choices`."""
+
+    choices: tuple[str, ...]
+
+
+OutputFormat = PlainText | JsonObject | JsonSchema | RegexText | LarkText | ChoiceText
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +110,19 @@ class ChatRequest:
     `max_tokens` is the caller's limit on the output, in tokens; None takes what the context
     leaves, up to `sampling.max_tokens`, which holds the server's cap. `stop` strings end the
     visible text and are not part of it. `effort` None leaves it to a system message's line, then
-    to the default. `reasoning` False opens the answer without an analysis. With `strict` a schema
-    that cannot be enforced in full is refused; without, what cannot be enforced is left out.
-    `tenant` is the unit of fairness and of prefix-cache isolation.
+    to the default. `reasoning` False opens the answer without an analysis;
+    `reasoning_max_tokens` is the most tokens of analysis in the turn: the grammar then ends it,
+    if need be in the middle of a word, and goes on to the answer.
+
+    `tools` and `custom_tools` share one namespace and one `tool_choice`. `max_tool_calls` is the
+    most calls the turn may make; 0 allows none. With `strict` a schema that cannot be enforced in
+    full is refused; without, what cannot be enforced is left out with a warning. A tool's or
+    format's own `strict` comes before the request's.
+
+    `prefill` is how the answer begins, in the caller's words: part of the prompt, not of the
+    output, which goes on right behind it, without an analysis and without calls. `truncate` drops
+    the oldest messages (never instructions, never a call without its results) until prompt and
+    output fit the context. `tenant` is the unit of fairness and of prefix-cache isolation.
     """
 
     request_id: str
@@ -96,10 +131,15 @@ class ChatRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     tools: tuple[FunctionTool, ...] = ()
+    custom_tools: tuple[CustomTool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = False
+    max_tool_calls: int | None = None
     output_format: OutputFormat = PlainText()
     effort: ReasoningEffort | None = None
     reasoning: bool = True
+    reasoning_max_tokens: int | None = None
     strict: bool = False
+    prefill: str = ""
+    truncate: bool = False
     tenant: str = ""

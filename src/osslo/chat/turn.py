@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from osslo.chat.assembler import TurnAssembler
-from osslo.chat.conversation import build_conversation
 from osslo.chat.events import (
     PrefillProgressed,
     ReasoningDelta,
@@ -27,12 +26,19 @@ from osslo.chat.events import (
 from osslo.chat.form import form_for
 from osslo.chat.metering import Bill, Charge, FreeMeter, Meter
 from osslo.chat.models import ServedModel
+from osslo.chat.prompt import output_limit, render_prompt
 from osslo.chat.request import ChatRequest
-from osslo.errors import ContextLengthError, EngineError, OssloError
+from osslo.errors import EngineError, OssloError
 from osslo.harmony.messages import ReasoningEffort
-from osslo.harmony.render import Renderer
 from osslo.harmony.vocabulary import Markers
-from osslo.types import FinishReason, GenerationRequest, PrefillProgress, TokenDelta, Usage
+from osslo.types import (
+    FinishReason,
+    GenerationRequest,
+    PrefillProgress,
+    TokenDelta,
+    TokenId,
+    Usage,
+)
 
 OnEnded = Callable[[TurnEnded], None]
 
@@ -41,13 +47,20 @@ _OUTPUT = (ReasoningDelta, TextDelta, ToolCallStarted)
 
 @dataclass(frozen=True, slots=True)
 class PreparedTurn:
-    """A turn ready to run: the backend's request, and how to read its output. `warnings` say what
-    of the request is not enforced."""
+    """A turn ready to run: the backend's request, and how to read its output.
+
+    `functions` are the names of all tools, `custom` of those with free input. `begun` is the part
+    of the assistant's turn that the prompt holds already. `dropped_messages` were truncated away;
+    `warnings` say what of the request is not enforced.
+    """
 
     generation: GenerationRequest
     effort: ReasoningEffort
     stop: tuple[str, ...]
     functions: frozenset[str]
+    custom: frozenset[str] = frozenset()
+    begun: tuple[TokenId, ...] = ()
+    dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -57,28 +70,31 @@ def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> Prepared
     Raises `ContextLengthError` where prompt and requested output do not fit, `GrammarError` for a
     schema that cannot be enforced, `RequestError` for a conversation that makes no sense.
     """
-    conversation = build_conversation(request, model.prompt, today)
+    prompt = render_prompt(model, request, today=today)
     form = form_for(model, request)
-    prompt = tuple(Renderer(model.vocabulary).render(conversation))
     markers = Markers.of(model.vocabulary)
     stop_ids = {markers.return_, markers.call, *request.sampling.stop_token_ids}
     sampling = replace(
         request.sampling,
-        max_tokens=_output_limit(model, request, len(prompt)),
+        max_tokens=output_limit(model, request, len(prompt.tokens)),
         stop_token_ids=tuple(sorted(stop_ids)),
     )
+    custom = frozenset(tool.name for tool in request.custom_tools)
     return PreparedTurn(
         generation=GenerationRequest(
             request_id=request.request_id,
-            prompt=prompt,
+            prompt=prompt.tokens,
             sampling=sampling,
-            grammar=form.grammar,
+            grammar=replace(form.grammar, read=prompt.begun) if form is not None else None,
             tenant=request.tenant,
         ),
-        effort=conversation.effort,
+        effort=prompt.effort,
         stop=request.stop,
-        functions=frozenset(tool.name for tool in request.tools),
-        warnings=form.warnings,
+        functions=custom | {tool.name for tool in request.tools},
+        custom=custom,
+        begun=prompt.begun,
+        dropped_messages=prompt.dropped_messages,
+        warnings=form.warnings if form is not None else (),
     )
 
 
@@ -103,8 +119,12 @@ class Turn:
         self._backend = model.backend
         self._generation = prepared.generation
         self._assembler = TurnAssembler(
-            model.vocabulary, stop=prepared.stop, functions=prepared.functions
+            model.vocabulary,
+            stop=prepared.stop,
+            functions=prepared.functions,
+            custom=prepared.custom,
         )
+        self._begun = prepared.begun
         self._meter = meter or FreeMeter()
         self._bill = bill or Bill(model=model.id, protocol="local")
         self._charge: Charge | None = None
@@ -130,6 +150,8 @@ class Turn:
                 if not accepted:
                     accepted = True
                     yield TurnStarted(len(self._generation.prompt))
+                    for event in self._assembler.begin(self._begun):
+                        yield event
                 for event in self._adapt(item):
                     yield event
                 if self._last is not None:
@@ -199,6 +221,7 @@ class Turn:
             error=error,
             deviations=tuple(self._assembler.deviations),
             first_output_s=self._first_output_s,
+            stop_string=self._assembler.stop_string,
         )
 
     def _usage(self, counted: Usage | None) -> Usage:
@@ -226,28 +249,6 @@ class Turn:
             self._charge.settle(ended)
         if self._on_ended is not None:
             self._on_ended(ended)
-
-
-def _output_limit(model: ServedModel, request: ChatRequest, prompt_tokens: int) -> int:
-    """How many tokens the turn may generate. Raises `ContextLengthError` with the numbers."""
-    context = model.context_tokens
-    room = context - prompt_tokens
-    if room < 1:
-        raise ContextLengthError(
-            f"This model's context is {context} tokens, but the messages take {prompt_tokens}. "
-            "Shorten the messages.",
-            param="messages",
-        )
-    if request.max_tokens is None:
-        return min(room, request.sampling.max_tokens)
-    if request.max_tokens > room:
-        raise ContextLengthError(
-            f"This model's context is {context} tokens, but the messages take {prompt_tokens} "
-            f"and {request.max_tokens} more are asked for as output. Shorten the messages or ask "
-            f"for at most {room} tokens.",
-            param="messages",
-        )
-    return request.max_tokens
 
 
 def _as_osslo_error(error: Exception) -> OssloError:

@@ -136,6 +136,13 @@ class Constraint:
         self._matcher.consume_token(token)
         self._check()
 
+    def read(self, tokens: Sequence[TokenId]) -> None:
+        """Pass over tokens that the prompt holds. Raises GrammarError if they do not fit."""
+        if tokens and not self._matcher.consume_tokens(list(tokens)):
+            raise GrammarError(
+                "the answer's beginning, as given, does not fit the form that was asked for"
+            )
+
     def forced(self) -> list[TokenId]:
         """The tokens that must come next, if there is no choice; they are not consumed."""
         return [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()

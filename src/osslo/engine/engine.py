@@ -221,7 +221,9 @@ class Engine:
                 "this engine was built without a tokenizer and cannot enforce a grammar",
                 param="grammar",
             )
-        return self._constraints.compile(grammar)
+        constraint = self._constraints.compile(grammar)
+        constraint.read(grammar.read)
+        return constraint
 
     def _sequence(
         self,

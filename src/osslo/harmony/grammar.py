@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -56,10 +56,11 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class CustomTool:
-    """A tool in the `functions` namespace whose input is not JSON."""
+    """A tool in the `functions` namespace whose input is text: free, or in the form of `body`."""
 
     name: str
     body: Body = _ANY_TEXT
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ class GrammarOptions:
 
     `analysis`: "free" lets the model reason first, "skip" forces the answer at once (no preamble
     either): with no tools the header `<|channel|>final<|message|>` is then forced, which keeps a
-    model in form that was never tuned for harmony. `analysis_max_chars` bounds each piece of
-    reasoning. With `lenient_schemas`, keywords that cannot be enforced are left out.
+    model in form that was never tuned for harmony. With `analysis_max_tokens` there is at most one
+    piece of reasoning, and it ends there, if need be inside a character. `max_calls` bounds
+    parallel calls. A tool's own `strict` False, or with `strict` None `lenient_schemas`, leaves
+    out what cannot be enforced of its schema.
     """
 
     tools: tuple[FunctionTool, ...] = ()
@@ -79,7 +82,8 @@ class GrammarOptions:
     parallel_tool_calls: bool = False
     final: Body = _ANY_TEXT
     analysis: Literal["free", "skip"] = "free"
-    analysis_max_chars: int | None = None
+    analysis_max_tokens: int | None = None
+    max_calls: int | None = None
     lenient_schemas: bool = False
 
 
@@ -94,26 +98,41 @@ class _CallForm:
     content_type: str = "constrain?"
 
 
+@dataclass(frozen=True, slots=True)
+class TurnGrammar:
+    """A turn's grammar; `warnings` name what of the request it does not enforce."""
+
+    grammar: Grammar
+    warnings: tuple[str, ...] = ()
+
+
 def build_grammar(options: GrammarOptions) -> Grammar:
+    """`turn_grammar` without its warnings."""
+    return turn_grammar(options).grammar
+
+
+def turn_grammar(options: GrammarOptions) -> TurnGrammar:
     """The grammar of one turn.
 
-    Raises `GrammarError` for a schema or pattern that cannot be enforced, naming the keyword, and
-    for a tool choice that names no declared tool.
+    Raises `GrammarError` for a schema, pattern or grammar that cannot be enforced, naming the
+    keyword, and for a tool choice that names no declared tool.
     """
     calls = _chosen_calls(options)
     mode = options.tool_choice.mode
-    begin, rules = "start:", [_HEAD]
+    rules = _Rules([_HEAD])
+    begin = "start:"
     if options.analysis == "free":
-        begin = f"start: (prelude sep){{0,{MAX_PRELUDES}}}"
-        rules += _preludes(options, preamble=bool(calls) and mode is ToolMode.AUTO)
+        preamble = bool(calls) and mode is ToolMode.AUTO
+        begin += _preludes(options, rules, preamble=preamble)
     endings = []
     if mode is not ToolMode.REQUIRED:
-        rules += _final(options.final)
+        _final(options.final, rules)
         endings.append("final")
     if calls:
-        rules += _calls(calls, parallel=options.parallel_tool_calls)
+        _calls(calls, rules, most=_most_calls(options))
         endings.append("calls")
-    return Grammar("\n".join([f"{begin} ({' | '.join(endings)})", *rules, ""]))
+    lark = "\n".join([f"{begin} ({' | '.join(endings)})", *rules.lines, ""])
+    return TurnGrammar(Grammar(lark), tuple(rules.warnings))
 
 
 def untuned_grammar() -> Grammar:
@@ -124,39 +143,59 @@ def untuned_grammar() -> Grammar:
 # --- messages -------------------------------------------------------------------------------------
 
 
-def _preludes(options: GrammarOptions, *, preamble: bool) -> list[str]:
-    """Reasoning; and, where a call is the model's own choice, words to the user before it."""
-    thought = lark_body(TextBody(options.analysis_max_chars), param="analysis_max_chars")
-    rules = [
-        f"prelude: think{' | preamble' * preamble}",
-        'think: <|channel|> "analysis" <|message|> thought',
-        f"thought: {thought}",
-    ]
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The lines of a grammar as it grows, and what they leave out."""
+
+    lines: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def body(self, name: str, body: Body, *, param: str) -> None:
+        rule = lark_body(body, param=param)
+        self.lines.append(f"{name}: {rule.lark}")
+        self.warnings.extend(rule.warnings)
+
+
+def _preludes(options: GrammarOptions, rules: _Rules, *, preamble: bool) -> str:
+    """Reasoning; and, where a call is the model's own choice, words to the user before it.
+
+    Gives how `start` begins. A budget of tokens holds for one piece of reasoning, hence one only.
+    """
+    budget = options.analysis_max_tokens
+    limit = "" if budget is None else f"[max_tokens={budget}]"
+    rules.lines.append('think: <|channel|> "analysis" <|message|> thought')
+    rules.body(f"thought{limit}", _ANY_TEXT, param="analysis")
     if preamble:
-        rules.append('preamble: <|channel|> "commentary" <|message|> said')
-        rules.append(f"said: {lark_body(_ANY_TEXT, param='preamble')}")
-    return rules
+        rules.lines.append('preamble: <|channel|> "commentary" <|message|> said')
+        rules.body("said", _ANY_TEXT, param="preamble")
+    if budget is None:
+        rules.lines.append(f"prelude: think{' | preamble' * preamble}")
+        return f" (prelude sep){{0,{MAX_PRELUDES}}}"
+    return " (think sep)?" + f" (preamble sep){{0,{MAX_PRELUDES}}}" * preamble
 
 
-def _final(body: Body) -> list[str]:
+def _final(body: Body, rules: _Rules) -> None:
     constrain = " constrain?" if isinstance(body, JsonBody) else ""
-    return [
-        f'final: <|channel|> "final"{constrain} <|message|> answer <|return|>',
-        f"answer: {lark_body(body, param='response_format')}",
-    ]
+    rules.lines.append(f'final: <|channel|> "final"{constrain} <|message|> answer <|return|>')
+    rules.body("answer", body, param="response_format")
 
 
-def _calls(calls: Sequence[_CallForm], *, parallel: bool) -> list[str]:
-    more = f" (sep call){{0,{MAX_PARALLEL_CALLS - 1}}}" if parallel else ""
-    rules = [
-        f"calls: call{more} <|call|>",
-        "call: " + " | ".join(f"call_{number}" for number in range(len(calls))),
-    ]
+def _calls(calls: Sequence[_CallForm], rules: _Rules, *, most: int) -> None:
+    more = f" (sep call){{0,{most - 1}}}" if most > 1 else ""
+    rules.lines.append(f"calls: call{more} <|call|>")
+    rules.lines.append("call: " + " | ".join(f"call_{number}" for number in range(len(calls))))
     for number, call in enumerate(calls):
         heads = " | ".join(_call_heads(call))
-        rules.append(f"call_{number}: ({heads}) {call.content_type} <|message|> args_{number}")
-        rules.append(f"args_{number}: {lark_body(call.body, param=call.param)}")
-    return rules
+        rules.lines.append(
+            f"call_{number}: ({heads}) {call.content_type} <|message|> args_{number}"
+        )
+        rules.body(f"args_{number}", call.body, param=call.param)
+
+
+def _most_calls(options: GrammarOptions) -> int:
+    if not options.parallel_tool_calls:
+        return 1
+    return min(MAX_PARALLEL_CALLS, options.max_calls or MAX_PARALLEL_CALLS)
 
 
 def _call_heads(call: _CallForm) -> Iterable[str]:
@@ -175,7 +214,11 @@ def _chosen_calls(options: GrammarOptions) -> list[_CallForm]:
     declared = _declared(options)
     if len(declared) > MAX_TOOLS:
         raise GrammarError(f"more than {MAX_TOOLS} tools; send fewer", param="tools")
-    if choice.mode is ToolMode.NONE:
+    if options.max_calls == 0 and choice.mode is ToolMode.REQUIRED:
+        raise GrammarError(
+            "tool_choice requires a call, but max_tool_calls is 0", param="max_tool_calls"
+        )
+    if choice.mode is ToolMode.NONE or options.max_calls == 0:
         return []
     if choice.names is not None:
         missing = [name for name in choice.names if name not in declared]
@@ -197,7 +240,8 @@ def _declared(options: GrammarOptions) -> dict[str, list[_CallForm]]:
     """Every callable tool by its name."""
     forms: dict[str, list[_CallForm]] = {}
     for tool in options.tools:
-        body = JsonBody(_arguments_schema(tool), lenient=options.lenient_schemas)
+        strict = not options.lenient_schemas if tool.strict is None else tool.strict
+        body = JsonBody(_arguments_schema(tool), lenient=not strict)
         forms[tool.name] = [_function(tool.name, body)]
     for custom in options.custom_tools:
         plain = "" if not isinstance(custom.body, JsonBody) else "constrain?"

@@ -46,11 +46,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """A function in the `functions` namespace; `parameters` is a JSON schema or None."""
+    """A function in the `functions` namespace; `parameters` is a JSON schema or None.
+
+    `strict` says what happens to a schema that cannot be enforced in full: True refuses it, False
+    leaves out what cannot be enforced, with a warning, None takes the request's own rule.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
