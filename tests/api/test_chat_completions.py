@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from osslo.api.chat_completions.schema import ChatCompletion, ChatCompletionChunk, ErrorReply
+from osslo.api.chat_completions.schema import ChatCompletion, ChatCompletionChunk
+from osslo.api.shapes import ErrorReply
 from osslo.errors import EngineError, OverloadedError
 from osslo.harmony.grammar import untuned_grammar
 from osslo.harmony.messages import ReasoningEffort

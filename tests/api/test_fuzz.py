@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from osslo.api.chat_completions.schema import ChatCompletionRequest, ErrorReply
+from osslo.api.chat_completions.schema import ChatCompletionRequest
+from osslo.api.shapes import ErrorReply
 from tests.api.conftest import ask, make_stage
 from tests.api.test_chat_completions import TOOL
 

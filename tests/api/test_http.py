@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from osslo.api.chat_completions.schema import ErrorReply
+from osslo.api.shapes import ErrorReply
 from osslo.settings import LimitSettings
 from tests.api.conftest import Stage, ask, make_stage
 

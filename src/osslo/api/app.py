@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 import osslo
 from osslo.api import docs, health, models
 from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.errors import install_error_handlers
 from osslo.api.middleware import RequestGate
+from osslo.api.openapi import install_openapi
 from osslo.api.services import Services
 
 _DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer …`."
+_TAGS = MappingProxyType(
+    {
+        "chat": "Conversations: OpenAI's chat completions.",
+        "models": "What is served, and under which names.",
+        "server": "Health, metrics and where things are; no key needed.",
+    }
+)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -38,12 +48,19 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
     )
     app.state.services = services
     services.metrics.watch(services.registry)
     install_error_handlers(app)
-    for router in (health.router, models.router, chat_completions.router, docs.router):
+    routers = (health.router, models.router, chat_completions.router, docs.router)
+    for router in routers:
         app.include_router(router)
-    docs.install_openapi(app, chat_completions.schemas)
+    install_openapi(app, routers, tags=_TAGS)
     app.add_middleware(RequestGate, metrics=services.metrics)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The name of an operation in the document, and of the method in generated clients."""
+    return route.name

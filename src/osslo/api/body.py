@@ -38,7 +38,7 @@ async def read_json(request: Request, schema: type[S], *, limit_bytes: int) -> S
     Raises `BodyTooLargeError` over `limit_bytes` (also without a Content-Length), `RequestError`
     for malformed JSON, bad UTF-8 or a value of the wrong type.
     """
-    raw = await _read(request, limit_bytes)
+    raw = await read_body(request, limit_bytes)
     if len(raw) > _OFF_LOOP_BYTES:
         return await asyncio.to_thread(parse_body, raw, schema)
     return parse_body(raw, schema)
@@ -52,10 +52,10 @@ def parse_body(raw: bytes, schema: type[S]) -> S:
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise _as_request_error(error, data) from None
+        raise as_request_error(error, data) from None
 
 
-async def _read(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit_bytes * _DISCARDED_FACTOR:
         raise _too_large(limit_bytes)
@@ -100,7 +100,7 @@ def _utf8_problem(raw: bytes) -> str | None:
     return None
 
 
-def _as_request_error(error: ValidationError, data: Mapping[str, Any]) -> RequestError:
+def as_request_error(error: ValidationError, data: Mapping[str, Any]) -> RequestError:
     """The most telling of pydantic's errors: of a union's branches, the one that went deepest."""
     details = max(error.errors(include_url=False), key=lambda d: len(_steps(d, data)))
     param = _spell(_steps(details, data))

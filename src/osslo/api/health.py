@@ -5,17 +5,42 @@ None of them needs a key, and none shows text of a request.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 import osslo
+from osslo.api.openapi import operation
 from osslo.api.services import WithServices
+from osslo.api.shapes import Reply
 from osslo.telemetry import METRICS_CONTENT_TYPE
 
 router = APIRouter(tags=["server"])
 
 
-@router.get("/", summary="Where things are")
+class PointerReply(Reply):
+    """Where things are."""
+
+    name: str
+    version: str
+    models: list[str]
+    api: str
+    docs: str
+    health: str
+
+
+class StatusReply(Reply):
+    """How the server is."""
+
+    status: Literal["ok", "ready", "loading", "draining"]
+
+
+@router.get(
+    "/",
+    summary="Where things are",
+    openapi_extra=operation(reply=PointerReply, public=True, errors=(), description="A pointer."),
+)
 async def root(services: WithServices) -> JSONResponse:
     """A pointer for whoever opens the address in a browser."""
     return JSONResponse(
@@ -30,13 +55,29 @@ async def root(services: WithServices) -> JSONResponse:
     )
 
 
-@router.get("/health", summary="Liveness")
+@router.get(
+    "/health",
+    summary="Liveness",
+    openapi_extra=operation(
+        reply=StatusReply, public=True, errors=(), description="The process lives."
+    ),
+)
 async def health() -> JSONResponse:
     """200 as long as the process answers."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", summary="Readiness", responses={503: {}})
+@router.get(
+    "/ready",
+    summary="Readiness",
+    openapi_extra=operation(
+        reply=StatusReply,
+        public=True,
+        errors=(503,),
+        error=StatusReply,
+        description="Requests are taken.",
+    ),
+)
 async def ready(services: WithServices) -> JSONResponse:
     """200 if requests are taken; 503 while loading or shutting down."""
     if services.lifecycle.draining:
@@ -48,7 +89,16 @@ async def ready(services: WithServices) -> JSONResponse:
     return JSONResponse({"status": status}, status_code=503, headers={"retry-after": "1"})
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    openapi_extra=operation(
+        media={"text/plain": {"type": "string"}},
+        public=True,
+        errors=(),
+        description="Prometheus' text format.",
+    ),
+)
 async def metrics(services: WithServices) -> Response:
     """Counters and gauges in Prometheus' text format."""
     return Response(services.metrics.exposition(), media_type=METRICS_CONTENT_TYPE)

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from osslo.api.auth import WithCaller
+from osslo.api.openapi import operation
 from osslo.api.services import WithServices
 from osslo.chat.models import ServedModel
 
@@ -46,14 +47,22 @@ class ModelListReply(BaseModel):
     data: list[ModelReply]
 
 
-@router.get("/v1/models", summary="List models")
+@router.get(
+    "/v1/models",
+    summary="List models",
+    openapi_extra=operation(reply=ModelListReply, errors=(401,), description="All names."),
+)
 async def list_models(services: WithServices, _: WithCaller) -> ModelListReply:
     """Every name that a request's `model` may be."""
     names = services.registry.names()
     return ModelListReply(data=[_reply(name, model) for name, model in names.items()])
 
 
-@router.get("/v1/models/{name:path}", summary="One model", responses={404: {}, 401: {}})
+@router.get(
+    "/v1/models/{name:path}",
+    summary="One model",
+    openapi_extra=operation(reply=ModelReply, errors=(401, 404), description="One name."),
+)
 async def get_model(name: str, services: WithServices, _: WithCaller) -> ModelReply:
     """What is behind one name."""
     return _reply(name, services.registry.get(name))

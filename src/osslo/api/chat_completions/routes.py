@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -22,8 +21,8 @@ from osslo.api.chat_completions.schema import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
-    ErrorReply,
 )
+from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, unless_disconnected
 from osslo.api.turns import served_model, start_turns
@@ -32,45 +31,26 @@ from osslo.chat.request import ChatRequest
 from osslo.chat.turn import PreparedTurn
 
 router = APIRouter(tags=["chat"])
-schemas = (ChatCompletionRequest, ChatCompletion, ChatCompletionChunk, ErrorReply)
 
-
-def _ref(schema: type) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{schema.__name__}"}
-
-
-_OPENAPI: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _ref(ChatCompletionRequest)}},
-    },
-    "responses": {
-        "200": {
-            "description": "The answer, or with `stream` its events, ended by `[DONE]`.",
-            "content": {
-                "application/json": {"schema": _ref(ChatCompletion)},
-                "text/event-stream": {"schema": _ref(ChatCompletionChunk)},
-            },
-        },
-        **{
-            status: {
-                "description": what,
-                "content": {"application/json": {"schema": _ref(ErrorReply)}},
-            }
-            for status, what in {
-                "400": "The request is wrong; `param` names where.",
-                "401": "No key, or a wrong one.",
-                "404": "No such model.",
-                "413": "The body is too large.",
-                "429": "Too many requests; see Retry-After.",
-                "503": "The server is full or shutting down; see Retry-After.",
-            }.items()
-        },
-    },
+_EXAMPLE = {
+    "model": "gpt-oss-20b",
+    "messages": [{"role": "user", "content": "What is the capital of Norway?"}],
+    "reasoning_effort": "low",
 }
 
 
-@router.post("/v1/chat/completions", openapi_extra=_OPENAPI, summary="Chat completion")
+@router.post(
+    "/v1/chat/completions",
+    summary="Chat completion",
+    openapi_extra=operation(
+        body=ChatCompletionRequest,
+        reply=ChatCompletion,
+        stream=ChatCompletionChunk,
+        description="The answer, or with `stream` its events, ended by `[DONE]`.",
+        errors=GENERATION_ERRORS,
+        example=_EXAMPLE,
+    ),
+)
 async def create_chat_completion(
     request: Request, services: WithServices, caller: WithCaller
 ) -> Response:

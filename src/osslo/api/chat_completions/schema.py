@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from osslo.api.body import StrictSchema
+from osslo.api.shapes import Reply
 
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
@@ -181,26 +182,7 @@ class ChatCompletionRequest(StrictSchema):
 # --- replies ------------------------------------------------------------------------------------
 
 
-class _Reply(BaseModel):
-    """Base of reply schemas; they document and test what is sent, they are not used to send it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ErrorDetail(_Reply):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorReply(_Reply):
-    """OpenAI's error shape."""
-
-    error: ErrorDetail
-
-
-class TokenAlternative(_Reply):
+class TokenAlternative(Reply):
     token: str
     logprob: float
     bytes: list[int] | None
@@ -210,23 +192,23 @@ class ContentLogprob(TokenAlternative):
     top_logprobs: list[TokenAlternative]
 
 
-class ChoiceLogprobs(_Reply):
+class ChoiceLogprobs(Reply):
     content: list[ContentLogprob] | None
     refusal: None = None
 
 
-class CalledFunctionReply(_Reply):
+class CalledFunctionReply(Reply):
     name: str
     arguments: str
 
 
-class ToolCallReply(_Reply):
+class ToolCallReply(Reply):
     id: str
     type: Literal["function"]
     function: CalledFunctionReply
 
 
-class MessageReply(_Reply):
+class MessageReply(Reply):
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
@@ -235,22 +217,22 @@ class MessageReply(_Reply):
     tool_calls: list[ToolCallReply] | None = None
 
 
-class Choice(_Reply):
+class Choice(Reply):
     index: int
     message: MessageReply
     logprobs: ChoiceLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
-class PromptTokensDetails(_Reply):
+class PromptTokensDetails(Reply):
     cached_tokens: int
 
 
-class CompletionTokensDetails(_Reply):
+class CompletionTokensDetails(Reply):
     reasoning_tokens: int
 
 
-class UsageReply(_Reply):
+class UsageReply(Reply):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -258,7 +240,7 @@ class UsageReply(_Reply):
     completion_tokens_details: CompletionTokensDetails
 
 
-class ChatCompletion(_Reply):
+class ChatCompletion(Reply):
     """A whole answer. `model` is the id of the model that really answered."""
 
     id: str
@@ -274,19 +256,19 @@ class ChatCompletion(_Reply):
     warnings: list[str] | None = None
 
 
-class FunctionDelta(_Reply):
+class FunctionDelta(Reply):
     name: str | None = None
     arguments: str
 
 
-class ToolCallDeltaReply(_Reply):
+class ToolCallDeltaReply(Reply):
     index: int
     id: str | None = None
     type: Literal["function"] | None = None
     function: FunctionDelta
 
 
-class Delta(_Reply):
+class Delta(Reply):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
@@ -294,14 +276,14 @@ class Delta(_Reply):
     tool_calls: list[ToolCallDeltaReply] | None = None
 
 
-class ChunkChoice(_Reply):
+class ChunkChoice(Reply):
     index: int
     delta: Delta
     logprobs: ChoiceLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"] | None
 
 
-class ChatCompletionChunk(_Reply):
+class ChatCompletionChunk(Reply):
     """One event of a stream. The first one holds `reasoning_effort`, `metadata` and `warnings`;
     with `stream_options.include_usage` the last one has no choices."""
 

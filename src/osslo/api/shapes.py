@@ -1,0 +1,50 @@
+"""Reply shapes that several of OpenAI's protocols share. They document and test what is sent; they
+are not used to send it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Reply(BaseModel):
+    """Base of reply schemas: nothing is sent that is not declared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Reply):
+    """What is wrong (`message`), of which kind, and where."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply):
+    """OpenAI's error shape."""
+
+    error: ErrorDetail
+
+
+class DeletedReply(Reply):
+    """What a deletion answers."""
+
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class Page(Reply, Generic[T]):
+    """One page of a list. `last_id` is the next page's `after`."""
+
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

@@ -1,0 +1,128 @@
+"""The OpenAPI document: valid, complete, and with names that tools can work with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel, create_model
+
+from osslo.api.body import StrictSchema
+from osslo.api.openapi import REFS, Operation, Shapes, _query_parameters, _Schemas, operation
+from tests.api.conftest import Stage
+
+
+@pytest.fixture
+def document(stage: Stage) -> dict[str, Any]:
+    return stage.app.openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, described in item.items():
+            yield f"{method.upper()} {path}", described
+
+
+def test_the_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    problems = [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()]
+    assert problems == []
+
+
+def test_every_operation_says_what_it_takes_and_gives(document: dict[str, Any]) -> None:
+    """A route that forgets `operation(...)` leaves FastAPI's guesses, which this finds."""
+    for name, described in operations(document):
+        assert described["summary"], name
+        assert described["description"], name
+        assert described["tags"], name
+        assert "422" not in described["responses"] or "HTTPValidationError" not in str(described)
+        for status, response in described["responses"].items():
+            for media in response.get("content", {}).values():
+                assert media["schema"], f"{name} {status} has an empty schema"
+        for media in described.get("requestBody", {}).get("content", {}).values():
+            assert media["schema"], f"{name} has a body without a schema"
+
+
+def test_operation_ids_are_short_and_unique(document: dict[str, Any]) -> None:
+    ids = [described["operationId"] for _, described in operations(document)]
+    assert sorted(set(ids)) == sorted(ids)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in ids)
+
+
+def test_tags_are_explained(document: dict[str, Any]) -> None:
+    explained = {tag["name"] for tag in document["tags"]}
+    used = {tag for _, described in operations(document) for tag in described["tags"]}
+    assert used <= explained
+
+
+def test_keys_are_declared_and_public_routes_say_so(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert all(name in schemes for rule in document["security"] for name in rule)
+    public = {n for n, described in operations(document) if described.get("security") == []}
+    assert {"GET /health", "GET /ready", "GET /metrics", "GET /"} <= public
+    assert not any("/v1/" in name for name in public)
+
+
+def test_schema_names_suit_generators(document: dict[str, Any]) -> None:
+    names = list(document["components"]["schemas"])
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", name) for name in names)
+    assert not any("__" in name for name in names), "two classes share a name"
+
+
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    def references(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            for value in node.values():
+                yield from references(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from references(value)
+
+    names = {ref.removeprefix(REFS) for ref in references(document)}
+    assert names <= set(document["components"]["schemas"])
+    assert "ChatCompletionRequest" in names
+
+
+def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
+    checked = 0
+    for name, described in operations(document):
+        for media in described.get("requestBody", {}).get("content", {}).values():
+            if "example" in media:
+                schema = {**media["schema"], "components": document["components"]}
+                Draft202012Validator(schema).validate(media["example"])
+                checked += 1
+        assert described.get("requestBody") is None or "content" in described["requestBody"], name
+    assert checked
+
+
+class _Query(StrictSchema):
+    after: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+def test_query_models_become_parameters() -> None:
+    schemas = _Schemas.of([_Query])
+    parameters = {p["name"]: p for p in _query_parameters(_Query, schemas)}
+    assert parameters["after"]["required"] is False
+    assert parameters["metadata"]["style"] == "deepObject"
+
+
+def test_classes_of_one_name_are_told_apart_by_their_package() -> None:
+    def made(module: str, field: str) -> type[BaseModel]:
+        return create_model("Thing", __base__=StrictSchema, __module__=module, **{field: (int, 1)})
+
+    models = [made("osslo.api.responses.schema", "a"), made("osslo.api.files.schema", "b")]
+    assert set(_Schemas.of(models).definitions) == {"ResponsesThing", "FilesThing"}
+
+
+def test_shapes_travel_in_an_empty_dict() -> None:
+    declared = operation(body=_Query, idempotent=True)
+    assert isinstance(declared, Operation)
+    assert isinstance(declared.shapes, Shapes)
+    assert dict(declared) == {}
