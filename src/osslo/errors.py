@@ -138,6 +138,13 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class ConflictError(RequestError):
+    """The thing is in a state that does not allow this."""
+
+    status = 409
+    code = "conflict"
+
+
 class BodyTooLargeError(RequestError):
     """The request body exceeds the limit."""
 

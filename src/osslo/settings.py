@@ -210,7 +210,61 @@ class DatabaseSettings:
 
     database_url: str | None = field(
         default=None,
-        metadata=_rule(_optional_text, "sqlite:///… or postgresql://…; osslo.db in home when unset"),
+        metadata=_rule(
+            _optional_text, "sqlite:///… or postgresql://…; osslo.db in home when unset"
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Files that callers upload and that batches produce, in the folder `files` of home."""
+
+    file_ttl_s: float = field(
+        default=2_592_000.0,
+        metadata=_rule(_seconds(60, 31_536_000), "age at which a file is deleted"),
+    )
+    max_file_bytes: int = field(
+        default=209_715_200, metadata=_rule(_integer(1024, 1 << 40), "one uploaded file")
+    )
+    max_owner_file_bytes: int = field(
+        default=2_147_483_648, metadata=_rule(_integer(1024, 1 << 50), "all files of one owner")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """The worker process, and the batches that it runs."""
+
+    worker: bool = field(default=True, metadata=_rule(_flag, "start a worker process for batches"))
+    job_lease_s: float = field(
+        default=30.0,
+        metadata=_rule(_seconds(1, 3600), "silence after which a job's worker is dead"),
+    )
+    batch_concurrency: int = field(
+        default=2, metadata=_rule(_integer(1, 1024), "requests of batches run together")
+    )
+    batch_max_lines: int = field(
+        default=50_000, metadata=_rule(_integer(1, 10_000_000), "requests of a batch")
+    )
+    batch_max_active: int = field(
+        default=16, metadata=_rule(_integer(1, 100_000), "unfinished batches of one owner")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModerationSettings:
+    """The judge of `/v1/moderations` and of the guard."""
+
+    moderation_policy: Path | None = field(
+        default=None,
+        metadata=_rule(_optional_path, "a text file with the policy; Osslo's own when unset"),
+    )
+    guard: str = field(
+        default="off",
+        metadata=_rule(
+            _choice("off", "input", "output", "both"), "what is judged of every request"
+        ),
     )
 
 
@@ -237,6 +291,9 @@ class Settings:
     log: LogSettings = LogSettings()
     paths: PathSettings = PathSettings()
     database: DatabaseSettings = DatabaseSettings()
+    files: FileSettings = FileSettings()
+    jobs: JobSettings = JobSettings()
+    moderation: ModerationSettings = ModerationSettings()
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -246,6 +303,9 @@ _SECTIONS: Mapping[str, type] = {
     "log": LogSettings,
     "paths": PathSettings,
     "database": DatabaseSettings,
+    "files": FileSettings,
+    "jobs": JobSettings,
+    "moderation": ModerationSettings,
 }
 
 

@@ -9,7 +9,11 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
+from osslo.chat.moderation import GuardMode
 from osslo.errors import AuthenticationError
+
+JOB_HEADER = "x-osslo-job"
+"""Sent by this server's own worker only; see `delegation`."""
 
 bearer_scheme = HTTPBearer(auto_error=False, description="Authorization: Bearer sk-…")
 
@@ -20,13 +24,16 @@ class Caller:
 
     `tenant` is the unit of fairness, of cache isolation and of ownership of what is stored.
     `user_id` and `key_id` are None where there are no accounts. `models` limits the models that
-    the key may name; None allows all.
+    the key may name; None allows all. `guard` is what a judge looks at of the key's requests; None
+    takes the server's setting. A `background` caller gives way to whoever waits for an answer.
     """
 
     tenant: str
     user_id: str | None = None
     key_id: str | None = None
     models: frozenset[str] | None = None
+    guard: GuardMode | None = None
+    background: bool = False
 
 
 class KeyRing(Protocol):
@@ -34,6 +41,11 @@ class KeyRing(Protocol):
 
     async def identify(self, key: str) -> Caller | None:
         """Whose `key` is, or None. Takes the same time for every wrong key of a length."""
+        ...
+
+    async def again(self, caller: Caller) -> Caller | None:
+        """The caller who asked for a background job earlier, with what their key allows now; None
+        if it was revoked meanwhile. Only `tenant`, `user_id` and `key_id` of `caller` are known."""
         ...
 
 
@@ -47,9 +59,22 @@ class SingleKeyRing:
         matches = hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._key)
         return Caller(tenant="default") if matches else None
 
+    async def again(self, caller: Caller) -> Caller | None:
+        return caller if caller.key_id is None else None
+
+
+class Delegation(Protocol):
+    """Lets the worker act as the owner of a job."""
+
+    async def caller(self, request: Request) -> Caller:
+        """The owner of the job that `request` names. Raises `AuthenticationError`."""
+        ...
+
 
 async def require_caller(request: Request) -> Caller:
     """The caller, from the Authorization header. Raises `AuthenticationError`."""
+    if JOB_HEADER in request.headers:
+        return await cast(Delegation, request.app.state.services.delegation).caller(request)
     header = request.headers.get("authorization", "")
     scheme, _, key = header.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():

@@ -10,7 +10,8 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from osslo.api.auth import KeyRing
+from osslo.api.auth import Delegation, KeyRing
+from osslo.api.delegation import NoDelegation
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.errors import ShuttingDownError
@@ -56,6 +57,7 @@ class Services:
     meter: Meter = field(default_factory=FreeMeter)
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    delegation: Delegation = field(default_factory=NoDelegation)
     limits: LimitSettings = field(default_factory=LimitSettings)
     heartbeat_s: float = 10.0
     start_grace_s: float = 1.0
