@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 
 import asyncpg
+
+from osslo.db.database import Database, sqlite_url
+from osslo.db.migrate import upgrade
 
 PACKAGE_USER = "postgres"
 
@@ -106,6 +112,30 @@ class PostgresProcess:
             if retry and self._process is not None and self._process.poll() is not None:
                 break
         raise RuntimeError(f"{program} failed: {done.stderr.decode()[-500:]}")
+
+
+@cache
+def _sqlite_template() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A migrated, empty SQLite database, made once a run, in a folder that goes away with it."""
+    folder = tempfile.TemporaryDirectory(prefix="osslo-sqlite-")
+    path = Path(folder.name) / "template.db"
+
+    async def make() -> None:
+        database = Database(sqlite_url(path))
+        await upgrade(database)
+        await database.close()
+
+    with ThreadPoolExecutor(1) as apart:  # the caller may already be in an event loop
+        apart.submit(asyncio.run, make()).result()
+    return folder, path
+
+
+def migrated_sqlite() -> Database:
+    """An empty database of its own: a copy of one that was migrated once."""
+    folder, template = _sqlite_template()
+    path = Path(folder.name) / f"{secrets.token_hex(8)}.db"
+    shutil.copyfile(template, path)
+    return Database(sqlite_url(path))
 
 
 @contextmanager

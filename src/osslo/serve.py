@@ -21,6 +21,7 @@ from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.services import Lifecycle, Services
 from osslo.chat.models import ModelRegistry, ServedModel
+from osslo.db.database import Database, sqlite_url
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
 from osslo.model.memory import MemoryPlan
@@ -65,6 +66,7 @@ def build(
     services = Services(
         registry=ModelRegistry((opened.served,)),
         keys=SingleKeyRing(key),
+        database=Database(database_url(settings)),
         limits=settings.limits,
         heartbeat_s=settings.server.heartbeat_s,
         drain_s=settings.server.drain_s,
@@ -82,6 +84,11 @@ def build(
         key=key,
         key_origin=origin,
     )
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL: the one that was set, else a SQLite file in Osslo's home folder."""
+    return settings.database.database_url or sqlite_url(settings.folders.home / "osslo.db")
 
 
 # --- what is printed at the start ---------------------------------------------------------------

@@ -15,6 +15,7 @@ from osslo.api.auth import SingleKeyRing
 from osslo.api.services import Services
 from osslo.chat.models import ModelRegistry, PromptProfile, ServedModel
 from osslo.settings import LimitSettings
+from tests.databases import migrated_sqlite
 from tests.scripted import ByteVocabulary, Script, ScriptedBackend
 
 KEY = "sk-test-key"
@@ -39,7 +40,10 @@ class Stage:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://osslo", headers=headers
         ) as client:
-            yield client
+            try:
+                yield client
+            finally:
+                await self.services.database.close()
 
 
 MakeStage = Callable[..., Stage]
@@ -71,6 +75,7 @@ def make_stage(
     services = Services(
         registry=ModelRegistry((model,)),
         keys=SingleKeyRing(KEY),
+        database=migrated_sqlite(),
         limits=limits or LimitSettings(),
         heartbeat_s=heartbeat_s,
         start_grace_s=start_grace_s,

@@ -16,6 +16,7 @@ from osslo.api.errors import install_error_handlers
 from osslo.api.middleware import RequestGate
 from osslo.api.openapi import install_openapi
 from osslo.api.services import Services
+from osslo.db.migrate import upgrade
 
 _DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer …`."
 _TAGS = MappingProxyType(
@@ -28,18 +29,21 @@ _TAGS = MappingProxyType(
 
 
 def create_app(services: Services) -> FastAPI:
-    """The ASGI application over `services`. When it shuts down it drains and closes the backends.
+    """The ASGI application over `services`. It migrates the database when it starts; when it shuts
+    down it drains and closes the backends.
 
     Cross-origin requests are refused by browsers, because no CORS headers are sent.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await upgrade(services.database)
         yield
         services.lifecycle.drain()
         for model in services.registry:
             await model.backend.drain(services.drain_s)
             await model.backend.close()
+        await services.database.close()
 
     app = FastAPI(
         title="Osslo",

@@ -14,6 +14,7 @@ from osslo.api.auth import Delegation, KeyRing
 from osslo.api.delegation import NoDelegation
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
+from osslo.db.database import Database
 from osslo.errors import ShuttingDownError
 from osslo.settings import LimitSettings
 from osslo.telemetry import Metrics
@@ -48,12 +49,14 @@ def utc_today() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that routes use. `heartbeat_s` is the silence after which a stream sends a
+    """Everything that routes use. The application migrates `database` when it starts and closes it
+    when it ends. `heartbeat_s` is the silence after which a stream sends a
     comment; `start_grace_s` is how long a stream waits for the engine to accept or refuse before
     it commits to status 200."""
 
     registry: ModelRegistry
     keys: KeyRing
+    database: Database
     meter: Meter = field(default_factory=FreeMeter)
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
