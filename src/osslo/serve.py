@@ -68,6 +68,7 @@ def build(
         keys=SingleKeyRing(key),
         database=Database(database_url(settings)),
         limits=settings.limits,
+        store=settings.store,
         heartbeat_s=settings.server.heartbeat_s,
         drain_s=settings.server.drain_s,
     )

@@ -217,6 +217,36 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What callers ask to keep: responses and conversations."""
+
+    store_ttl_s: float = field(
+        default=2_592_000.0,
+        metadata=_rule(
+            _seconds(60, 315_360_000), "time to live of what is kept, after its last use"
+        ),
+    )
+    store_max_responses: int = field(
+        default=10_000,
+        metadata=_rule(_integer(1, 1 << 31), "responses kept of one owner; the oldest go first"),
+    )
+    store_max_conversations: int = field(
+        default=10_000, metadata=_rule(_integer(1, 1 << 31), "conversations kept of one owner")
+    )
+    store_max_bytes: int = field(
+        default=1_073_741_824,
+        metadata=_rule(_integer(1024, 1 << 50), "kept text of one owner, of each of the two"),
+    )
+    store_sweep_s: float = field(
+        default=300.0, metadata=_rule(_seconds(0.05, 86_400), "how often what expired is deleted")
+    )
+    max_background: int = field(
+        default=32,
+        metadata=_rule(_integer(0, 100_000), "unfinished background responses of one owner"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FileSettings:
     """Files that callers upload and that batches produce, in the folder `files` of home."""
 
@@ -291,6 +321,7 @@ class Settings:
     log: LogSettings = LogSettings()
     paths: PathSettings = PathSettings()
     database: DatabaseSettings = DatabaseSettings()
+    store: StoreSettings = StoreSettings()
     files: FileSettings = FileSettings()
     jobs: JobSettings = JobSettings()
     moderation: ModerationSettings = ModerationSettings()
@@ -303,6 +334,7 @@ _SECTIONS: Mapping[str, type] = {
     "log": LogSettings,
     "paths": PathSettings,
     "database": DatabaseSettings,
+    "store": StoreSettings,
     "files": FileSettings,
     "jobs": JobSettings,
     "moderation": ModerationSettings,

@@ -16,7 +16,7 @@ from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.db.database import Database
 from osslo.errors import ShuttingDownError
-from osslo.settings import LimitSettings
+from osslo.settings import LimitSettings, StoreSettings
 from osslo.telemetry import Metrics
 
 
@@ -58,10 +58,12 @@ class Services:
     keys: KeyRing
     database: Database
     meter: Meter = field(default_factory=FreeMeter)
+    seal: Seal = field(default_factory=Seal.ephemeral)
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     delegation: Delegation = field(default_factory=NoDelegation)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
     heartbeat_s: float = 10.0
     start_grace_s: float = 1.0
     drain_s: float = 30.0
