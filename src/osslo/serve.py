@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
+from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
 from osslo.chat.models import ModelRegistry, ServedModel
 from osslo.db.database import Database, sqlite_url
@@ -27,7 +28,7 @@ from osslo.errors import ConfigurationError
 from osslo.model.memory import MemoryPlan
 from osslo.model.model import Model
 from osslo.opening import Located, Progress, locate, open_native, open_served, plan_memory
-from osslo.server_key import api_key
+from osslo.server_key import api_key, seal_key
 from osslo.settings import Settings
 from osslo.telemetry import configure_logging
 
@@ -67,6 +68,7 @@ def build(
         registry=ModelRegistry((opened.served,)),
         keys=SingleKeyRing(key),
         database=Database(database_url(settings)),
+        seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
         heartbeat_s=settings.server.heartbeat_s,

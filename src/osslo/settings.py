@@ -106,6 +106,13 @@ def _api_key(value: Any) -> str | None:
     return text
 
 
+def _seal_key(value: Any) -> bytes | None:
+    text = _optional_text(value)
+    if text is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("must be 64 hexadecimal digits")
+    return None if text is None else bytes.fromhex(text)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the server listens, who may call it, and how it ends."""
@@ -116,6 +123,12 @@ class ServerSettings:
     )
     api_key: str | None = field(
         default=None, metadata=_rule(_api_key, "the Bearer key; made and kept when unset")
+    )
+    seal_key: bytes | None = field(
+        default=None,
+        metadata=_rule(
+            _seal_key, "seals reasoning; one for all replicas; made when unset"
+        ),
     )
     heartbeat_s: float = field(
         default=10.0, metadata=_rule(_seconds(0.05, 300), "silence before an SSE comment")

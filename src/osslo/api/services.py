@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from osslo.api.auth import Delegation, KeyRing
 from osslo.api.delegation import NoDelegation
+from osslo.api.seal import Seal
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.db.database import Database
