@@ -160,6 +160,13 @@ class RateLimitError(RequestError):
     code = "rate_limit_exceeded"
 
 
+class QuotaError(RateLimitError):
+    """No money, or a key's spending limit is reached. Trying again does not help."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+
 # --- capacity and engine ------------------------------------------------------------------------
 
 
