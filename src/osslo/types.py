@@ -25,7 +25,8 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 and `min_p` 0 are off. `logprobs` is the
     number of alternatives reported beside the sampled token (0: the sampled token's only;
-    None: no logprobs). With a `seed`, the same prompt gives the same tokens in any batch.
+    None: no logprobs); `prompt_logprobs` the same for the prompt's tokens. With a `seed`, the same
+    prompt gives the same tokens in any batch. `max_tokens` 0 only reads the prompt.
     """
 
     max_tokens: int
@@ -39,6 +40,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[TokenId, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     stop_token_ids: tuple[TokenId, ...] = ()
     ignore_eos: bool = False
 
@@ -116,7 +118,8 @@ class PrefillProgress:
 class TokenDelta:
     """New tokens of one sequence. The last delta, and only it, has `finish_reason` and `usage`
     (and `error` when the reason is ERROR); it may carry no tokens. A stop token that ended the
-    sequence is among `tokens`."""
+    sequence is among `tokens`. `prompt_logprobs` are those of the prompt's next tokens, in order
+    from its second one; all of them come before the first token."""
 
     request_id: str
     tokens: tuple[TokenId, ...] = ()
@@ -125,6 +128,7 @@ class TokenDelta:
     usage: Usage | None = None
     timings: Timings | None = None
     error: OssloError | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,8 @@ def test_nothing_allowed_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("prompt_logprobs", -1),
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("top_p", 0.0),

@@ -8,7 +8,6 @@ text; a recipient in `functions` is a tool call. Stop strings end the visible te
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
 
@@ -24,7 +23,7 @@ from osslo.chat.events import (
     ToolCallStarted,
     TurnEvent,
 )
-from osslo.engine.stop_strings import StopMatcher
+from osslo.chat.held_text import HeldText, Piece
 from osslo.harmony.events import (
     ContentDelta,
     HarmonyEvent,
@@ -70,7 +69,7 @@ class TurnAssembler:
         self._parser = StreamParser(vocabulary, recipients=recipients)
         self._specials = frozenset(vocabulary.specials.values())
         self._sink = _Sink.NONE
-        self._text = _HeldText(stop)
+        self._text = HeldText[ContentLogprob](stop)
         self._header_tokens = 0
         self.calls = 0
         self.tokens = 0
@@ -154,8 +153,8 @@ class TurnAssembler:
             case _Sink.CALL:
                 return [ToolCallDelta(self.calls - 1, text)]
             case _:
-                emitted, self.stopped = self._text.feed(text)
-                return emitted
+                shown, self.stopped = self._text.feed(text)
+                return _text_delta(shown)
 
     def _close(self) -> list[TurnEvent]:
         sink, self._sink = self._sink, _Sink.NONE
@@ -163,8 +162,8 @@ class TurnAssembler:
             return [ToolCallEnded(self.calls - 1)]
         if sink is not _Sink.TEXT or self.stopped:
             return []
-        held, self._text = self._text, _HeldText(self._stops)
-        return held.finish()
+        held, self._text = self._text, HeldText[ContentLogprob](self._stops)
+        return _text_delta(held.finish())
 
     def _function(self, recipient: str | None) -> str | None:
         """The declared function that `recipient` names, with or without its namespace. A name in
@@ -211,41 +210,5 @@ class TurnAssembler:
         return ContentLogprob(chosen.text, chosen.raw, chosen.logprob, top)
 
 
-class _HeldText:
-    """Visible text of one message, held back where it may begin a stop string, together with the
-    log-probabilities of the tokens that it is made of."""
-
-    def __init__(self, stop: tuple[str, ...]) -> None:
-        self._matcher = StopMatcher(stop)
-        self._fed = 0
-        self._emitted = 0
-        self._records: deque[tuple[int, ContentLogprob]] = deque()
-
-    @property
-    def hit(self) -> str | None:
-        """The stop string that was found."""
-        return self._matcher.hit
-
-    def expect(self, record: ContentLogprob) -> None:
-        """Note a token before its text is fed; it belongs to the next character at the latest."""
-        self._records.append((self._fed + 1, record))
-
-    def feed(self, text: str) -> tuple[list[TurnEvent], bool]:
-        """The text that may be shown, and whether a stop string was met."""
-        self._fed += len(text)
-        shown, hit = self._matcher.feed(text)
-        return self._emit(shown), hit
-
-    def finish(self) -> list[TurnEvent]:
-        """What is still held back; it turned out not to be a stop string."""
-        events = self._emit(self._matcher.finish())
-        rest = tuple(record for _, record in self._records)
-        self._records.clear()
-        return [*events, TextDelta("", rest)] if rest else events
-
-    def _emit(self, text: str) -> list[TurnEvent]:
-        self._emitted += len(text)
-        records: list[ContentLogprob] = []
-        while self._records and self._records[0][0] <= self._emitted:
-            records.append(self._records.popleft()[1])
-        return [TextDelta(text, tuple(records))] if text or records else []
+def _text_delta(piece: Piece[ContentLogprob]) -> list[TurnEvent]:
+    return [TextDelta(piece.text, piece.records)] if piece else []

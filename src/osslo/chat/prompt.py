@@ -19,7 +19,7 @@ from osslo.chat.request import (
     SystemText,
     ToolOutput,
 )
-from osslo.errors import ContextLengthError
+from osslo.errors import ContextLengthError, RequestError
 from osslo.harmony.messages import Channel, ReasoningEffort
 from osslo.harmony.render import Renderer
 from osslo.harmony.vocabulary import Markers
@@ -73,7 +73,8 @@ def count_tokens(model: ServedModel, request: ChatRequest, *, today: str) -> int
 
 
 def output_limit(model: ServedModel, request: ChatRequest, prompt_tokens: int) -> int:
-    """How many tokens the turn may generate. Raises `ContextLengthError` with the numbers."""
+    """How many tokens the turn may generate. Raises `ContextLengthError` with the numbers,
+    `RequestError` for a limit below 1."""
     context = model.context_tokens
     room = context - prompt_tokens
     if room < 1:
@@ -84,6 +85,8 @@ def output_limit(model: ServedModel, request: ChatRequest, prompt_tokens: int) -
         )
     if request.max_tokens is None:
         return min(room, request.sampling.max_tokens)
+    if request.max_tokens < 1:
+        raise RequestError("max_tokens must be at least 1", param="max_tokens")
     if request.max_tokens > room:
         raise ContextLengthError(
             f"This model's context is {context} tokens, but the messages take {prompt_tokens} "

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from asyncio import CancelledError
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 from osslo.chat.assembler import TurnAssembler
+from osslo.chat.backend_stream import as_osslo_error, close_stream
 from osslo.chat.events import (
     PrefillProgressed,
     ReasoningDelta,
@@ -160,12 +161,12 @@ class Turn:
             self._report(self._ended(TurnEnd.ABORT))
             raise
         except Exception as error:
-            self._failure = _as_osslo_error(error)
+            self._failure = as_osslo_error(error)
             if not accepted:
                 charge.release(self._failure)
                 raise self._failure from error
         finally:
-            await _close(stream)
+            await close_stream(stream)
         rest = self._note(self._assembler.finish())
         ended = self._conclude()
         self._report(ended)  # before the last events: the caller may not come back for them
@@ -249,15 +250,3 @@ class Turn:
             self._charge.settle(ended)
         if self._on_ended is not None:
             self._on_ended(ended)
-
-
-def _as_osslo_error(error: Exception) -> OssloError:
-    if isinstance(error, OssloError):
-        return error
-    return EngineError("The engine failed while running the request.")
-
-
-async def _close(stream: AsyncIterator[TokenDelta | PrefillProgress]) -> None:
-    """Close the backend's stream now rather than when it is collected: that is what aborts."""
-    if isinstance(stream, AsyncGenerator):
-        await stream.aclose()

@@ -27,7 +27,7 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
     """One ragged batch, sequences in the order of `chunks`.
 
     Logits are asked for the last row of each chunk that leaves nothing pending, and for all rows of
-    scored texts, in row order.
+    texts that are scored, in row order.
     """
     count = len(chunks)
     starts = np.zeros(count + 1, dtype=np.int32)
@@ -51,7 +51,7 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
             positions[row:end] = np.arange(first, first + rows, dtype=np.int32)
         full[index, : seq.page_count] = seq.full_pages[: seq.page_count]
         window[index, : seq.page_count] = seq.window_pages[: seq.page_count]
-        if seq.rows_sink is not None:
+        if seq.wants_all_rows:
             logit_rows.extend(range(row, end))
         elif chunk.is_last:
             logit_rows.append(end - 1)

@@ -188,7 +188,7 @@ class Engine:
     def _prepare(self, request: GenerationRequest) -> Sequence:
         """Check a request and build its sequence. Raises RequestError or a child of it."""
         check_sampling(request.sampling, self._model.vocab_size)
-        self._check_tokens(request.prompt, room=1)
+        self._check_tokens(request.prompt, room=min(1, request.sampling.max_tokens))
         if request.adapter is not None:
             raise UnsupportedError(
                 f"no adapter named {request.adapter!r} is loaded; leave `adapter` out",

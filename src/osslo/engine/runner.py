@@ -135,18 +135,24 @@ class Runner:
         row = 0
         for seq, rows in chunks:
             was_prefilling = seq.is_prefilling
+            count = rows if seq.wants_all_rows else int(rows == seq.pending)
+            own, row = logits[row : row + count], row + count
             seq.computed += rows
             self.memory.settle(seq)
             if seq.rows_sink is not None:
-                emissions += self._hand_rows(seq, seq.rows_sink, logits[row : row + rows])
-                row += rows
+                emissions += self._hand_rows(seq, seq.rows_sink, own)
                 continue
+            if seq.wants_all_rows:
+                emissions += self._score_prompt(seq, own)
             if was_prefilling:
                 emissions += self._progress(seq)
             if not seq.pending:
-                emissions.append(self._sample(seq, logits[row]))
-                row += 1
+                emissions.append(self._sample(seq, own[-1]))
         return emissions
+
+    def _score_prompt(self, seq: Sequence, rows: NDArray[np.float32]) -> list[Emission]:
+        logprobs = seq.score_prompt(seq.computed - len(rows), rows)
+        return [(seq, TokenDelta(seq.request_id, prompt_logprobs=logprobs))] if logprobs else []
 
     def _hand_rows(
         self, seq: Sequence, sink: RowsSink, rows: NDArray[np.float32]

@@ -72,7 +72,7 @@ class Scratch:
 def check_sampling(params: SamplingParams, vocab_size: int) -> None:
     """Raise RequestError naming the first parameter that makes no sense."""
     rules = (
-        ("max_tokens", params.max_tokens >= 1, "at least 1"),
+        ("max_tokens", params.max_tokens >= 0, "0 or more"),
         ("temperature", 0 <= params.temperature < math.inf, "0 or more"),
         ("top_p", 0 < params.top_p <= 1, "above 0 and at most 1"),
         ("top_k", params.top_k >= 0, "0 (off) or more"),
@@ -80,7 +80,8 @@ def check_sampling(params: SamplingParams, vocab_size: int) -> None:
         ("presence_penalty", math.isfinite(params.presence_penalty), "a finite number"),
         ("frequency_penalty", math.isfinite(params.frequency_penalty), "a finite number"),
         ("repetition_penalty", 0 < params.repetition_penalty < math.inf, "above 0"),
-        ("logprobs", params.logprobs is None or 0 <= params.logprobs < vocab_size, "0 or more"),
+        ("logprobs", _is_count(params.logprobs, vocab_size), "0 or more"),
+        ("prompt_logprobs", _is_count(params.prompt_logprobs, vocab_size), "0 or more"),
     )
     for name, holds, wanted in rules:
         if not holds:
@@ -93,6 +94,10 @@ def check_sampling(params: SamplingParams, vocab_size: int) -> None:
                 "and a bias is a number",
                 param="logit_bias",
             )
+
+
+def _is_count(alternatives: int | None, vocab_size: int) -> bool:
+    return alternatives is None or 0 <= alternatives < vocab_size
 
 
 class Sampler:
@@ -138,6 +143,10 @@ class Sampler:
         if wanted is None:
             return Choice(token, None)
         return Choice(token, logprob(row, token, wanted, self._scratch))
+
+    def prompt_logprob(self, row: Row, token: TokenId) -> TokenLogprob:
+        """The log-probability of a token of the prompt, from the logits `[V]` before it."""
+        return logprob(row, token, self._params.prompt_logprobs or 0, self._scratch)
 
     def _edit(self, row: Row, constraint: Constraint | None) -> Row:
         if not (self._repeats or self._counted or self._bias.size or constraint is not None):

@@ -142,7 +142,7 @@ class Scheduler:
         chunks = []
         for seq in waiting:
             wanted = min(seq.pending, budget, self._limits.prefill_turn_tokens)
-            if seq.rows_sink is not None:
+            if seq.wants_all_rows:
                 wanted = min(wanted, SCORED_ROWS)
             rows = self._memory.grow(seq, wanted) if wanted else 0
             if rows:

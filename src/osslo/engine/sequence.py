@@ -105,7 +105,10 @@ class Sequence:
         self.emitted = prompt  # tokens before this one have been sent
         self.logprobs: list[TokenLogprob] = []
         self.progress_tokens = 0
+        self.scored_tokens = 1  # of the prompt: the first has nothing before it
         self.finish: FinishReason | None = None
+        if rows_sink is None and not request.sampling.max_tokens:
+            self.finish = FinishReason.LENGTH  # once the prompt is read
 
     @property
     def pending(self) -> int:
@@ -117,7 +120,15 @@ class Sequence:
 
     @property
     def uses_cache(self) -> bool:
-        return self.rows_sink is None
+        return self.rows_sink is None and self.request.sampling.prompt_logprobs is None
+
+    @property
+    def wants_all_rows(self) -> bool:
+        """Each row's logits are needed, not only the last one's."""
+        if self.rows_sink is not None:
+            return True
+        scores = self.request.sampling.prompt_logprobs is not None
+        return scores and self.scored_tokens < self.prompt_tokens
 
     def append(self, token: TokenId) -> bool:
         """Add a generated token; False if it ends the sequence (`finish` then says why)."""
@@ -142,6 +153,17 @@ class Sequence:
         while self.finish is None and (forced := self.constraint.forced()):
             if not all(self.append(token) for token in forced):
                 return
+
+    def score_prompt(self, start: int, rows: NDArray[np.float32]) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities of the prompt's tokens that follow the positions from `start` on, whose
+        logits are `rows` `[n, V]`; each token's once, also if a preemption repeats its row."""
+        first, last = max(self.scored_tokens, start + 1), start + len(rows)
+        end = min(last + 1, self.prompt_tokens)
+        self.scored_tokens = max(self.scored_tokens, end)
+        return tuple(
+            self.sampler.prompt_logprob(rows[place - 1 - start], int(self.tokens[place]))
+            for place in range(first, end)
+        )
 
     def take_new_tokens(self) -> tuple[TokenId, ...]:
         """Generated tokens that have not been sent yet; they count as sent."""
