@@ -1,4 +1,4 @@
-"""Who calls: Bearer keys. A `KeyRing` says whose a key is; accounts bring another one later."""
+"""Who calls: the key of a request. A `KeyRing` says whose a key is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
 
 from osslo.chat.moderation import GuardMode
 from osslo.errors import AuthenticationError
@@ -71,18 +72,26 @@ class Delegation(Protocol):
         ...
 
 
+def presented_key(headers: Headers) -> str:
+    """The key of a request, empty if there is none: a Bearer token, else Anthropic's `x-api-key`.
+    Whatever the path, both work; a Bearer token comes first."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return bearer or headers.get("x-api-key", "").strip()
+
+
 async def require_caller(request: Request) -> Caller:
-    """The caller, from the Authorization header. Raises `AuthenticationError`."""
+    """The caller, from the key that the request presents. Raises `AuthenticationError`."""
     if JOB_HEADER in request.headers:
         return await cast(Delegation, request.app.state.services.delegation).caller(request)
-    header = request.headers.get("authorization", "")
-    scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = presented_key(request.headers)
+    if not key:
         raise AuthenticationError(
-            "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
+            "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY', or as "
+            "'x-api-key: YOUR_KEY'.",
             code="missing_api_key",
         )
-    caller = await cast(KeyRing, request.app.state.services.keys).identify(key.strip())
+    caller = await cast(KeyRing, request.app.state.services.keys).identify(key)
     if caller is None:
         raise AuthenticationError(
             "Incorrect API key provided. Use the key that the server printed when it started, or "

@@ -37,7 +37,7 @@ class RequestGate:
         except Exception:
             _log.exception("request failed")
             if not exchange.status:
-                await error_response(internal_error())(scope, receive, exchange.send)
+                await error_response(internal_error(), scope)(scope, receive, exchange.send)
         finally:
             self._end(exchange)
             REQUEST_ID.reset(token)
@@ -81,6 +81,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
+            headers["request-id"] = self.request_id  # Anthropic's spelling
             elapsed_ms = (time.perf_counter() - self.started) * 1000
             headers["openai-processing-ms"] = str(round(elapsed_ms))
         await self._send(message)

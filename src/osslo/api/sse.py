@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": heartbeat\n\n"
+"""What a silent stream sends, unless its protocol has an event for it."""
 
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -30,6 +31,11 @@ def data_event(value: Any) -> bytes:
     return b"data: " + compact_json(value) + b"\n\n"
 
 
+def named_event(name: str, value: Any) -> bytes:
+    """One event called `name` with `value` as JSON."""
+    return b"event: " + name.encode() + b"\n" + data_event(value)
+
+
 def comment(text: str) -> bytes:
     """A line that clients ignore; it keeps proxies and timeouts quiet."""
     return f": {text}\n\n".encode()
@@ -40,7 +46,7 @@ class EventStreamResponse(Response):
 
     Until the first event, or `grace_s`, nothing is sent, so that a refusal can still be an HTTP
     error; a later `OssloError` of the source is sent as `failure` makes of it. After `heartbeat_s`
-    of silence a comment is sent. When the client goes away the source is closed at once.
+    of silence `heartbeat` is sent. When the client goes away the source is closed at once.
     """
 
     def __init__(
@@ -51,11 +57,13 @@ class EventStreamResponse(Response):
         heartbeat_s: float,
         grace_s: float,
         headers: Mapping[str, str] | None = None,
+        heartbeat: bytes = HEARTBEAT,
     ) -> None:
         super().__init__(headers={**_HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._source = source
         self._failure = failure
+        self._heartbeat = heartbeat
         self._heartbeat_s = heartbeat_s
         self._grace_s = grace_s
 
@@ -71,7 +79,7 @@ class EventStreamResponse(Response):
             await asyncio.wait({pending}, timeout=self._grace_s)
             refusal = pending.exception() if pending.done() else None
             if isinstance(refusal, OssloError):
-                await error_response(refusal)(scope, receive, send)
+                await error_response(refusal, scope)(scope, receive, send)
                 return
             if refusal is not None:
                 raise refusal
@@ -79,7 +87,7 @@ class EventStreamResponse(Response):
             while True:
                 await asyncio.wait({pending}, timeout=self._heartbeat_s)
                 if not pending.done():
-                    await _send_chunk(send, HEARTBEAT)
+                    await _send_chunk(send, self._heartbeat)
                     continue
                 chunk = self._result(pending)
                 if chunk is None:
