@@ -18,6 +18,7 @@ async def add(
     actor: Actor,
     act: str,
     target: str | None,
+    *,
     details: Mapping[str, Any],
     at: datetime,
 ) -> None:
