@@ -1,0 +1,1 @@
+"""What callers asked to keep: repositories limited to an owner, with a time to live."""
