@@ -1,4 +1,4 @@
-"""What the public pages tell of a model: facts of gpt-oss, with their sources, and of what is served.
+"""What the public pages tell of a model: the facts of gpt-oss, with their sources.
 
 Benchmark figures are OpenAI's own, of August 2025, at high reasoning effort: the gpt-oss model card
 (arXiv 2508.10925, table 3) and, for o3-mini, the announcement "Introducing gpt-oss". They say what
@@ -54,8 +54,8 @@ _BENCHMARKS = (
 GPT_OSS_20B = ModelFacts(
     title="gpt-oss-20b",
     summary=(
-        "OpenAI's open-weight reasoning model for machines with 16 GB. It thinks before it answers, "
-        "as long as you ask it to, calls tools and follows schemas."
+        "OpenAI's open-weight reasoning model for machines with 16 GB. It thinks before it "
+        "answers, as long as you ask it to, calls tools and follows schemas."
     ),
     specifications=(
         ("Parameters", "21 billion, 3.6 billion active for each token"),
