@@ -6,7 +6,7 @@ No record holds a password, a key or a token, nor a hash of one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
@@ -291,7 +291,7 @@ class AuditEntry:
     actor_id: str | None
     act: str
     target: str | None
-    details: Mapping[str, Any] = MappingProxyType({})
+    details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     address: str | None = None
 
 
