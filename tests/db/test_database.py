@@ -11,8 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-import osslo.accounts.tables  # noqa: F401 - declares its tables
-import osslo.store.job_tables  # noqa: F401 - declares its tables
+import osslo.accounts.tables
+import osslo.store.completions
+import osslo.store.job_tables
+import osslo.store.tables  # noqa: F401 - declares its tables
 from osslo.db.base import Base, UtcDateTime
 from osslo.db.database import Database, parse_url, sqlite_url
 from osslo.db.migrate import upgrade
