@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,8 @@ from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.services import Services
 from osslo.chat.models import ModelRegistry, PromptProfile, ServedModel
-from osslo.settings import LimitSettings
+from osslo.settings import FileSettings, LimitSettings
+from osslo.store.files import FileStore
 from tests.databases import migrated_sqlite
 from tests.scripted import ByteVocabulary, Script, ScriptedBackend
 
@@ -72,10 +74,12 @@ def make_stage(
         created=1_700_000_000,
         prompt=PromptProfile(show_date=False),
     )
+    database = migrated_sqlite()
     services = Services(
         registry=ModelRegistry((model,)),
         keys=SingleKeyRing(KEY),
-        database=migrated_sqlite(),
+        database=database,
+        files=FileStore(database, Path(f"{database.url.database}.files"), FileSettings()),
         limits=limits or LimitSettings(),
         heartbeat_s=heartbeat_s,
         start_grace_s=start_grace_s,

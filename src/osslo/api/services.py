@@ -17,7 +17,8 @@ from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.db.database import Database
 from osslo.errors import ShuttingDownError
-from osslo.settings import LimitSettings, StoreSettings
+from osslo.settings import JobSettings, LimitSettings, StoreSettings
+from osslo.store.files import FileStore
 from osslo.telemetry import Metrics
 
 
@@ -65,6 +66,8 @@ class Services:
     delegation: Delegation = field(default_factory=NoDelegation)
     limits: LimitSettings = field(default_factory=LimitSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    files: FileStore | None = None
+    jobs: JobSettings = field(default_factory=JobSettings)
     heartbeat_s: float = 10.0
     start_grace_s: float = 1.0
     drain_s: float = 30.0

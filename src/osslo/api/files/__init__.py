@@ -1,0 +1,1 @@
+"""`/v1/files`: what callers upload, and what batches produce."""
