@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from osslo.api.chat_completions.schema import ChatCompletion, ChatCompletionChunk
+from osslo.api.chat_completions.reply_schema import ChatCompletion, ChatCompletionChunk
 from osslo.api.shapes import ErrorReply
 from osslo.errors import EngineError, OverloadedError
 from osslo.harmony.grammar import untuned_grammar
@@ -284,7 +284,7 @@ def said(content: object) -> dict[str, Any]:
         ({"stop": [""]}, "stop", "invalid_value"),
         ({"stop": ["x"] * 17}, "stop", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
-        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", UNSUPPORTED),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", UNSUPPORTED),
         ({"tools": [{"type": "function"}]}, "tools[0].function", MISSING),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "invalid_value"),
         ({"tools": [TOOL], "tool_choice": NO_SUCH_TOOL}, "tool_choice", "invalid_value"),
@@ -292,7 +292,6 @@ def said(content: object) -> dict[str, Any]:
         ({"reasoning_effort": "huge"}, "reasoning_effort", "invalid_value"),
         ({"functions": []}, "functions", UNSUPPORTED),
         ({"audio": {}}, "audio", UNSUPPORTED),
-        ({"store": True}, "store", UNSUPPORTED),
         ({"modalities": ["audio"]}, "modalities", UNSUPPORTED),
         ({"service_tier": "flex"}, "service_tier", UNSUPPORTED),
         ({"banana": 1}, "banana", "unknown_parameter"),
@@ -416,8 +415,8 @@ async def test_a_schema_that_is_not_strict_is_enforced_as_far_as_possible_with_a
 ) -> None:
     schema = {"name": "x", "schema": {"type": "array", "uniqueItems": True}}
     wanted = {"type": "json_schema", "json_schema": schema}
-    warnings = (await post(stage, response_format=wanted)).json()["warnings"]
+    warnings = (await post(stage, response_format=wanted)).json()["osslo"]["warnings"]
     assert "uniqueItems" in warnings[0]
     chunks = await stream(stage, response_format=wanted)
-    assert chunks[0]["warnings"] == warnings
+    assert chunks[0]["osslo"]["warnings"] == warnings
     assert all("warnings" not in chunk for chunk in chunks[1:])

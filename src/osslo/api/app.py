@@ -12,7 +12,9 @@ from fastapi.routing import APIRoute
 import osslo
 from osslo.api import docs, health, models
 from osslo.api.chat_completions import routes as chat_completions
+from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.errors import install_error_handlers
+from osslo.api.files import routes as files
 from osslo.api.middleware import RequestGate
 from osslo.api.openapi import install_openapi
 from osslo.api.services import Services
@@ -22,6 +24,7 @@ _DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer
 _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
+        "files": "Files: what batches read and write.",
         "models": "What is served, and under which names.",
         "server": "Health, metrics and where things are; no key needed.",
     }
@@ -57,7 +60,14 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     services.metrics.watch(services.registry)
     install_error_handlers(app)
-    routers = (health.router, models.router, chat_completions.router, docs.router)
+    routers = (
+        health.router,
+        models.router,
+        chat_completions.router,
+        stored_completions.router,
+        files.router,
+        docs.router,
+    )
     for router in routers:
         app.include_router(router)
     install_openapi(app, routers, tags=_TAGS)

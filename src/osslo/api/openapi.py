@@ -248,7 +248,7 @@ def _complete(document: dict[str, Any], routes: tuple[APIRoute, ...]) -> None:
     components["securitySchemes"] = {name: dict(s) for name, s in SECURITY_SCHEMES.items()}
     document["security"] = [{name: []} for name in SECURITY_SCHEMES]
     for route, shapes in declared:
-        for method in route.methods:
+        for method in route.methods or ():
             item = document["paths"][route.path_format][method.lower()]
             _fill(item, shapes, schemas)
     if REFS + "HTTPValidationError" not in str(document["paths"]):

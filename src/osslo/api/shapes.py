@@ -32,6 +32,22 @@ class ErrorReply(Reply):
     error: ErrorDetail
 
 
+class PromptTokensDetails(Reply):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Reply):
+    reasoning_tokens: int
+
+
+class UsageReply(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
 class DeletedReply(Reply):
     """What a deletion answers."""
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import osslo
+from osslo.api.body import compact_json
 from osslo.api.errors import error_body
 from osslo.api.sse import DONE, comment, data_event
+from osslo.api.turns import IndexedEvents
 from osslo.chat.events import (
     ContentLogprob,
     PrefillProgressed,
     ReasoningDelta,
     TextDelta,
+    TextStarted,
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
@@ -23,9 +27,12 @@ from osslo.chat.events import (
     TurnStarted,
 )
 from osslo.errors import OssloError, ShuttingDownError
-from osslo.types import Usage
+from osslo.types import Timings, Usage
 
-IndexedEvents = AsyncGenerator[tuple[int, TurnEvent], None]
+Keep = Callable[[dict[str, Any]], Awaitable[None]]
+"""Stores the body of a whole answer."""
+
+_OBFUSCATION_BYTES = 64
 
 SYSTEM_FINGERPRINT = f"osslo-{osslo.__version__}"
 
@@ -42,6 +49,7 @@ class ReplyHead:
     logprobs: bool = False
     show_reasoning: bool = True
     include_usage: bool = False
+    obfuscate: bool = False
     metadata: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -51,7 +59,7 @@ class ReplyHead:
         if self.metadata is not None:
             remarks["metadata"] = dict(self.metadata)
         if self.warnings:
-            remarks["warnings"] = list(self.warnings)
+            remarks["osslo"] = {"warnings": list(self.warnings)}
         return remarks
 
     def fields(self, kind: str) -> dict[str, Any]:
@@ -85,13 +93,14 @@ class _Choice:
                 self.logprobs += logprobs
             case ReasoningDelta(text):
                 self.reasoning.append(text)
-            case ToolCallStarted(_, call_id, name):
-                self.calls.append(_call(call_id, name))
+            case ToolCallStarted(_, call_id, name, custom):
+                self.calls.append(_call(call_id, name, custom=custom))
             case ToolCallDelta(index, arguments):
-                self.calls[index]["function"]["arguments"] += arguments
+                call = self.calls[index]
+                call[call["type"]][_input_field(custom=call["type"] == "custom")] += arguments
             case TurnEnded():
                 self.ended = event
-            case TurnStarted() | PrefillProgressed() | ToolCallEnded():
+            case TurnStarted() | PrefillProgressed() | TextStarted() | ToolCallEnded():
                 pass
 
     def message(self, *, show_reasoning: bool) -> dict[str, Any]:
@@ -108,27 +117,47 @@ class _Choice:
         return message
 
 
-async def whole_reply(head: ReplyHead, events: IndexedEvents) -> dict[str, Any]:
-    """Read `events` to their end; the answer's body. Raises the error that a choice ended with."""
-    choices = [_Choice() for _ in range(head.choices)]
+class Answer:
+    """A whole answer while it grows, of one or several choices."""
+
+    def __init__(self, head: ReplyHead) -> None:
+        self._head = head
+        self._choices = [_Choice() for _ in range(head.choices)]
+
+    def add(self, index: int, event: TurnEvent) -> None:
+        self._choices[index].add(event)
+
+    def timings(self) -> list[Timings | None]:
+        """Where the time of each choice went, as far as known."""
+        return [choice.ended.timings for choice in self._choices if choice.ended is not None]
+
+    def body(self) -> dict[str, Any]:
+        """The answer's body. Raises the error that a choice ended with."""
+        head = self._head
+        ends = [_require_good(choice.ended) for choice in self._choices]
+        reply = head.fields("chat.completion")
+        reply["choices"] = [
+            {
+                "index": index,
+                "message": choice.message(show_reasoning=head.show_reasoning),
+                "logprobs": _logprobs(choice.logprobs) if head.logprobs else None,
+                "finish_reason": end.reason.value,
+            }
+            for index, (choice, end) in enumerate(zip(self._choices, ends, strict=True))
+        ]
+        reply["usage"] = usage_fields([end.usage for end in ends])
+        return reply | head.remarks()
+
+
+async def whole_answer(head: ReplyHead, events: IndexedEvents) -> Answer:
+    """Read `events` to their end."""
+    answer = Answer(head)
     try:
         async for index, event in events:
-            choices[index].add(event)
+            answer.add(index, event)
     finally:
         await events.aclose()
-    ends = [_require_good(choice.ended) for choice in choices]
-    reply = head.fields("chat.completion")
-    reply["choices"] = [
-        {
-            "index": index,
-            "message": choice.message(show_reasoning=head.show_reasoning),
-            "logprobs": _logprobs(choice.logprobs) if head.logprobs else None,
-            "finish_reason": end.reason.value,
-        }
-        for index, (choice, end) in enumerate(zip(choices, ends, strict=True))
-    ]
-    reply["usage"] = usage_fields([end.usage for end in ends])
-    return reply | head.remarks()
+    return answer
 
 
 def _require_good(ended: TurnEnded | None) -> TurnEnded:
@@ -148,11 +177,20 @@ def _aborted() -> OssloError:
 # --- the stream ---------------------------------------------------------------------------------
 
 
-async def streamed_reply(head: ReplyHead, events: IndexedEvents) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events. An error after the start is an event with `error`."""
+async def streamed_reply(
+    head: ReplyHead, events: IndexedEvents, *, keep: Keep | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events. An error after the start is an event with `error`.
+
+    `keep` gets the whole answer's body before the stream ends.
+    """
+    answer = Answer(head)
+    stream = _ChunkStream(head)
     usages: list[Usage] = []
     try:
         async for index, event in events:
+            if keep is not None:
+                answer.add(index, event)
             match event:
                 case TurnEnded(error=OssloError() as error):
                     yield failure_event(error)
@@ -160,17 +198,12 @@ async def streamed_reply(head: ReplyHead, events: IndexedEvents) -> AsyncGenerat
                 case TurnEnded(reason=TurnEnd.ABORT):
                     yield failure_event(_aborted())
                     return
-                case TurnEnded(reason=reason, usage=usage):
+                case TurnEnded(usage=usage):
                     usages.append(usage)
-                    yield _chunk(head, index, {}, finish_reason=reason.value)
-                case PrefillProgressed(done, total):
-                    yield comment(f"prefill {done}/{total}")
-                case TurnStarted():
-                    yield _opening(head, index)
-                case _:
-                    delta = _delta(event, show_reasoning=head.show_reasoning)
-                    if delta is not None:
-                        yield _chunk(head, index, delta, logprobs=_event_logprobs(head, event))
+            for chunk in stream.chunks(index, event):
+                yield chunk
+        if keep is not None:
+            await keep(answer.body())
         if head.include_usage:
             last = head.fields("chat.completion.chunk")
             yield data_event({**last, "choices": [], "usage": usage_fields(usages)})
@@ -179,52 +212,70 @@ async def streamed_reply(head: ReplyHead, events: IndexedEvents) -> AsyncGenerat
         await events.aclose()
 
 
+class _ChunkStream:
+    """Events to chunks. It remembers which calls are of custom tools."""
+
+    def __init__(self, head: ReplyHead) -> None:
+        self._head = head
+        self._customs: set[tuple[int, int]] = set()
+
+    def chunks(self, choice: int, event: TurnEvent) -> list[bytes]:
+        head = self._head
+        match event:
+            case TurnStarted():
+                opening = {"role": "assistant", "content": ""}
+                return [self._chunk(choice, opening, extra=head.remarks() if not choice else None)]
+            case PrefillProgressed(done, total):
+                return [comment(f"prefill {done}/{total}")]
+            case TextDelta(text, logprobs):
+                known = _logprobs(logprobs) if head.logprobs else None
+                return [self._chunk(choice, {"content": text}, logprobs=known)]
+            case ReasoningDelta(text) if head.show_reasoning:
+                return [self._chunk(choice, {"reasoning_content": text, "reasoning": text})]
+            case ToolCallStarted(index, call_id, name, custom):
+                if custom:
+                    self._customs.add((choice, index))
+                call = {"index": index, **_call(call_id, name, custom=custom)}
+                return [self._chunk(choice, {"tool_calls": [call]})]
+            case ToolCallDelta(index, arguments):
+                custom = (choice, index) in self._customs
+                piece = {_input_field(custom=custom): arguments}
+                call = {"index": index, "custom" if custom else "function": piece}
+                return [self._chunk(choice, {"tool_calls": [call]})]
+            case TurnEnded(reason=reason):
+                return [self._chunk(choice, {}, finish_reason=reason.value)]
+            case _:
+                return []
+
+    def _chunk(
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        *,
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        head = self._head
+        chunk = head.fields("chat.completion.chunk")
+        chunk["choices"] = [
+            {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        ]
+        if head.include_usage:
+            chunk["usage"] = None
+        chunk |= extra or {}
+        return data_event(_obfuscated(chunk) if head.obfuscate else chunk)
+
+
+def _obfuscated(chunk: dict[str, Any]) -> dict[str, Any]:
+    """`chunk`, padded with random text so that its length says little of the text's."""
+    missing = -len(compact_json(chunk)) % _OBFUSCATION_BYTES
+    return {**chunk, "obfuscation": secrets.token_hex(_OBFUSCATION_BYTES)[:missing]}
+
+
 def failure_event(error: OssloError) -> bytes:
     """An error inside a stream; official clients raise it."""
     return data_event(error_body(error))
-
-
-def _opening(head: ReplyHead, index: int) -> bytes:
-    delta = {"role": "assistant", "content": ""}
-    return _chunk(head, index, delta, extra=head.remarks() if index == 0 else None)
-
-
-def _chunk(
-    head: ReplyHead,
-    index: int,
-    delta: dict[str, Any],
-    *,
-    finish_reason: str | None = None,
-    logprobs: dict[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> bytes:
-    chunk = head.fields("chat.completion.chunk")
-    chunk["choices"] = [
-        {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-    ]
-    if head.include_usage:
-        chunk["usage"] = None
-    return data_event({**chunk, **(extra or {})})
-
-
-def _delta(event: TurnEvent, *, show_reasoning: bool) -> dict[str, Any] | None:
-    match event:
-        case ReasoningDelta(text):
-            return {"reasoning_content": text, "reasoning": text} if show_reasoning else None
-        case TextDelta(text):
-            return {"content": text}
-        case ToolCallStarted(index, call_id, name):
-            return {"tool_calls": [{"index": index, **_call(call_id, name)}]}
-        case ToolCallDelta(index, arguments):
-            return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
-        case _:
-            return None
-
-
-def _event_logprobs(head: ReplyHead, event: TurnEvent) -> dict[str, Any] | None:
-    if not head.logprobs or not isinstance(event, TextDelta):
-        return None
-    return _logprobs(event.logprobs)
 
 
 # --- shared -------------------------------------------------------------------------------------
@@ -247,8 +298,14 @@ def usage_fields(usages: list[Usage]) -> dict[str, Any]:
     }
 
 
-def _call(call_id: str, name: str) -> dict[str, Any]:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+def _call(call_id: str, name: str, *, custom: bool) -> dict[str, Any]:
+    """The beginning of a call."""
+    kind = "custom" if custom else "function"
+    return {"id": call_id, "type": kind, kind: {"name": name, _input_field(custom=custom): ""}}
+
+
+def _input_field(*, custom: bool) -> str:
+    return "input" if custom else "arguments"
 
 
 def _logprobs(records: list[ContentLogprob] | tuple[ContentLogprob, ...]) -> dict[str, Any]:

@@ -1,55 +1,25 @@
-"""A chat completion request to neutral `ChatRequest`s: spellings, limits and refusals by name."""
+"""A chat completion request to a neutral `ChatRequest`: spellings, limits and refusals by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from osslo.api.chat_completions.schema import (
-    AllowedToolsChoice,
-    ChatCompletionRequest,
-    InputMessage,
-    NamedTool,
-    TextPart,
-)
-from osslo.api.parameters import (
-    Spelling,
-    check_count,
-    check_schema,
-    check_tool_choice,
-    check_tool_names,
-    given_or,
-    missing,
-    output_limit,
-    same,
-    stop_strings,
-)
+from osslo.api.chat_completions.messages import chat_messages
+from osslo.api.chat_completions.schema import ChatCompletionRequest
+from osslo.api.chat_completions.tools import declared_tools, output_format, tool_choice
+from osslo.api.parameters import Spelling, given_or, output_limit, same, stop_strings
 from osslo.api.parameters import logit_bias as checked_bias
 from osslo.chat.models import ServedModel
-from osslo.chat.request import (
-    AssistantTurn,
-    ChatMessage,
-    ChatRequest,
-    DeveloperText,
-    JsonObject,
-    JsonSchema,
-    OutputFormat,
-    PlainText,
-    SystemText,
-    ToolOutput,
-    UserText,
-)
+from osslo.chat.request import ChatRequest
 from osslo.errors import RequestError, UnsupportedError
 from osslo.harmony.effort import parse_effort
-from osslo.harmony.grammar import ToolChoice, ToolMode
-from osslo.harmony.messages import FunctionTool, ReasoningEffort
+from osslo.harmony.messages import ReasoningEffort
 from osslo.settings import LimitSettings
-from osslo.types import SamplingParams, ToolCall
+from osslo.types import SamplingParams
 
 _CANNOT_APPLY = {
     "audio": "this model writes text only",
     "function_call": "it is OpenAI's old spelling; use tool_choice",
     "functions": "it is OpenAI's old spelling; use tools",
-    "moderation": "there is no moderation here",
+    "moderation": "ask /v1/moderations",
     "prediction": "predicted outputs are not supported",
     "prompt_cache_options": "prefixes are cached without it",
     "prompt_cache_retention": "prefixes are cached without it",
@@ -69,36 +39,33 @@ def to_chat_request(
 
     Raises `RequestError` or `UnsupportedError` naming the parameter.
     """
-    refuse_inapplicable(body)
-    tools = _tools(body, limits)
+    _refuse_inapplicable(body)
+    tools = declared_tools(body, limits)
     effort, reasoning = _effort(body)
     return ChatRequest(
         request_id=request_id,
-        messages=_messages(body, limits),
+        messages=chat_messages(body, limits),
         sampling=_sampling(body, model, limits),
         max_tokens=_max_tokens(body, limits),
         stop=_stops(body),
-        tools=tools,
-        tool_choice=_tool_choice(body, tools),
+        tools=tools.functions,
+        custom_tools=tools.customs,
+        tool_choice=tool_choice(body, tools),
         parallel_tool_calls=bool(body.parallel_tool_calls),
-        output_format=_output_format(body, limits),
+        output_format=output_format(body, limits),
         effort=effort,
         reasoning=reasoning,
-        strict=_strict(body),
         tenant=tenant,
     )
 
 
-def refuse_inapplicable(body: ChatCompletionRequest) -> None:
+def _refuse_inapplicable(body: ChatCompletionRequest) -> None:
     """Raise `UnsupportedError` for what cannot apply here."""
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("'stream_options' needs 'stream': true.", param="stream_options")
     for name, why in _CANNOT_APPLY.items():
         if getattr(body, name) is not None:
             raise UnsupportedError(f"'{name}' is not supported: {why}.", param=name)
-    if body.store:
-        raise UnsupportedError(
-            "'store' is not supported: this server keeps no answers. Send false or leave it out.",
-            param="store",
-        )
     if body.modalities is not None and body.modalities != ["text"]:
         raise UnsupportedError("'modalities' can only be ['text'].", param="modalities")
     if body.service_tier not in (None, "auto", "default"):
@@ -110,9 +77,6 @@ def refuse_inapplicable(body: ChatCompletionRequest) -> None:
             "'verbosity' is not supported: gpt-oss has no such control; ask in the messages.",
             param="verbosity",
         )
-
-
-# --- one value, several spellings ---------------------------------------------------------------
 
 
 def _max_tokens(body: ChatCompletionRequest, limits: LimitSettings) -> int | None:
@@ -143,105 +107,6 @@ def _effort(body: ChatCompletionRequest) -> tuple[ReasoningEffort | None, bool]:
     return parse_effort(text), text != "none"
 
 
-# --- messages -----------------------------------------------------------------------------------
-
-
-def _messages(body: ChatCompletionRequest, limits: LimitSettings) -> tuple[ChatMessage, ...]:
-    if body.prompt is not None:
-        if body.messages:
-            raise RequestError("Send 'messages' or 'prompt', not both.", param="prompt")
-        return (UserText(body.prompt),)
-    if not body.messages:
-        raise RequestError(
-            "'messages' is required and must hold at least one message.",
-            param="messages",
-            code="missing_required_parameter",
-        )
-    check_count("messages", len(body.messages), limits.max_messages)
-    return tuple(
-        _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
-    )
-
-
-def _message(message: InputMessage, where: str) -> ChatMessage:
-    for name in ("audio", "function_call"):
-        if getattr(message, name) is not None:
-            raise UnsupportedError(f"'{where}.{name}' is not supported.", param=f"{where}.{name}")
-    if message.role == "assistant":
-        return _assistant(message, where)
-    for name in ("tool_calls", "reasoning_content", "reasoning"):
-        if getattr(message, name):
-            raise RequestError(
-                f"'{where}.{name}' belongs to assistant messages only.", param=f"{where}.{name}"
-            )
-    text = _required_text(message, where)
-    match message.role:
-        case "system":
-            return SystemText(text)
-        case "developer":
-            return DeveloperText(text)
-        case "tool":
-            return _tool_output(message, text, where)
-        case _:
-            return UserText(text)
-
-
-def _tool_output(message: InputMessage, text: str, where: str) -> ToolOutput:
-    if not message.tool_call_id:
-        raise RequestError(
-            f"'{where}.tool_call_id' is required: it says which call this answers.",
-            param=f"{where}.tool_call_id",
-            code="missing_required_parameter",
-        )
-    return ToolOutput(message.tool_call_id, text, message.name)
-
-
-def _assistant(message: InputMessage, where: str) -> AssistantTurn:
-    reasoning = same(
-        Spelling(f"{where}.reasoning_content", message.reasoning_content),
-        Spelling(f"{where}.reasoning", message.reasoning),
-    )
-    calls = tuple(
-        ToolCall(call.id, call.function.name, call.function.arguments)
-        for call in message.tool_calls or ()
-    )
-    text = _text(message.content, where) or message.refusal or ""
-    if message.content is None and not (calls or reasoning or message.refusal):
-        _required_text(message, where)
-    return AssistantTurn(text, reasoning.value if reasoning else "", calls)
-
-
-def _required_text(message: InputMessage, where: str) -> str:
-    if message.content is None:
-        raise missing(f"{where}.content")
-    return _text(message.content, where)
-
-
-def _text(content: str | Sequence[TextPart] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(
-        _part_text(part, f"{where}.content[{index}]") for index, part in enumerate(content)
-    )
-
-
-def _part_text(part: TextPart, where: str) -> str:
-    text = {"text": part.text, "input_text": part.text, "output_text": part.text}
-    text["refusal"] = part.refusal
-    if part.type not in text:
-        raise UnsupportedError(
-            f"'{where}' is of type '{part.type}', but this model reads text only.",
-            param=f"{where}.type",
-        )
-    value = text[part.type]
-    if value is None:
-        raise missing(f"{where}.text")
-    return value
-
-
-# --- sampling -----------------------------------------------------------------------------------
-
-
 def _sampling(
     body: ChatCompletionRequest, model: ServedModel, limits: LimitSettings
 ) -> SamplingParams:
@@ -264,68 +129,3 @@ def _sampling(
         logprobs=given_or(body.top_logprobs, 0) if body.logprobs else None,
         ignore_eos=bool(body.ignore_eos),
     )
-
-
-# --- tools and formats --------------------------------------------------------------------------
-
-
-def _tools(body: ChatCompletionRequest, limits: LimitSettings) -> tuple[FunctionTool, ...]:
-    given = body.tools or []
-    check_count("tools", len(given), limits.max_tools)
-    tools: list[FunctionTool] = []
-    for index, tool in enumerate(given):
-        where = f"tools[{index}]"
-        if tool.type != "function":
-            raise UnsupportedError(
-                f"'{where}' is of type '{tool.type}'; only functions are supported.",
-                param=f"{where}.type",
-            )
-        if tool.function is None:
-            raise missing(f"{where}.function")
-        definition = tool.function
-        check_schema(definition.parameters, f"{where}.function.parameters", limits)
-        tools.append(
-            FunctionTool(definition.name, definition.description or "", definition.parameters)
-        )
-    check_tool_names(
-        (tool.name, f"tools[{index}].function.name") for index, tool in enumerate(tools)
-    )
-    return tuple(tools)
-
-
-def _tool_choice(body: ChatCompletionRequest, tools: tuple[FunctionTool, ...]) -> ToolChoice:
-    match body.tool_choice:
-        case None:
-            return ToolChoice()
-        case NamedTool(function=function):
-            choice = ToolChoice.named(function.name)
-        case AllowedToolsChoice(allowed_tools=allowed):
-            names = tuple(tool.function.name for tool in allowed.tools)
-            choice = ToolChoice(ToolMode(allowed.mode), names)
-        case word:
-            choice = ToolChoice(ToolMode(word))
-    return check_tool_choice(choice, (tool.name for tool in tools))
-
-
-def _output_format(body: ChatCompletionRequest, limits: LimitSettings) -> OutputFormat:
-    given = body.response_format
-    if given is None or given.type == "text":
-        return PlainText()
-    if given.type == "json_object":
-        return JsonObject()
-    if given.json_schema is None:
-        raise RequestError(
-            "'response_format.json_schema' is required for this type.",
-            param="response_format.json_schema",
-            code="missing_required_parameter",
-        )
-    wanted = given.json_schema
-    check_schema(wanted.schema_, "response_format.json_schema.schema", limits)
-    return JsonSchema(wanted.name, wanted.schema_, wanted.description or "")
-
-
-def _strict(body: ChatCompletionRequest) -> bool:
-    """Whether any schema is to be enforced in full or refused."""
-    schema = body.response_format.json_schema if body.response_format is not None else None
-    functions = [tool.function for tool in body.tools or () if tool.function is not None]
-    return bool(schema is not None and schema.strict) or any(f.strict for f in functions)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -10,22 +12,22 @@ from starlette.responses import JSONResponse, Response
 from osslo.api.auth import Caller, WithCaller
 from osslo.api.body import read_json
 from osslo.api.chat_completions.reply import (
-    IndexedEvents,
+    Answer,
+    Keep,
     ReplyHead,
     failure_event,
     streamed_reply,
-    whole_reply,
+    whole_answer,
 )
+from osslo.api.chat_completions.reply_schema import ChatCompletion, ChatCompletionChunk
 from osslo.api.chat_completions.request import to_chat_request
-from osslo.api.chat_completions.schema import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-)
+from osslo.api.chat_completions.schema import ChatCompletionRequest
+from osslo.api.chat_completions.stored import completion_store, stored_messages
+from osslo.api.headers import turn_headers
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, unless_disconnected
-from osslo.api.turns import served_model, start_turns
+from osslo.api.turns import IndexedEvents, served_model, start_turns
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import PreparedTurn
@@ -65,7 +67,10 @@ async def create_chat_completion(
         services, caller, model, asked, protocol="chat.completions", choices=body.n or 1
     )
     head = _head(body, model, asked, running.prepared, services)
-    return await _respond(request, body, head, running.events, services)
+    keep = _keeper(body, head, caller, services)
+    if body.stream:
+        return _streamed(head, running.events, keep, services)
+    return await _whole(request, head, running.events, keep)
 
 
 def _to_request(
@@ -98,28 +103,47 @@ def _head(
         logprobs=bool(body.logprobs),
         show_reasoning=body.include_reasoning is not False and not excluded,
         include_usage=options is not None and bool(options.include_usage),
+        obfuscate=options is not None and bool(options.include_obfuscation),
         metadata=body.metadata,
         warnings=turn.warnings,
     )
 
 
-async def _respond(
-    request: Request,
-    body: ChatCompletionRequest,
-    head: ReplyHead,
-    events: IndexedEvents,
-    services: Services,
+def _keeper(
+    body: ChatCompletionRequest, head: ReplyHead, caller: Caller, services: Services
+) -> Keep | None:
+    """What keeps the answer, if the caller asked for that."""
+    if not body.store:
+        return None
+    return partial(_keep, caller.tenant, stored_messages(body, head.completion_id), services)
+
+
+async def _keep(
+    tenant: str, messages: list[dict[str, Any]], services: Services, answer: dict[str, Any]
+) -> None:
+    await completion_store(services).add(tenant, answer, messages)
+
+
+def _streamed(
+    head: ReplyHead, events: IndexedEvents, keep: Keep | None, services: Services
 ) -> Response:
-    headers = {"x-osslo-model": head.model}
-    if body.stream:
-        return EventStreamResponse(
-            streamed_reply(head, events),
-            failure=failure_event,
-            heartbeat_s=services.heartbeat_s,
-            grace_s=services.start_grace_s,
-            headers=headers,
-        )
-    reply = await unless_disconnected(request.receive, whole_reply(head, events))
-    if reply is None:
+    return EventStreamResponse(
+        streamed_reply(head, events, keep=keep),
+        failure=failure_event,
+        heartbeat_s=services.heartbeat_s,
+        grace_s=services.start_grace_s,
+        headers=turn_headers(head.model, warnings=head.warnings),
+    )
+
+
+async def _whole(
+    request: Request, head: ReplyHead, events: IndexedEvents, keep: Keep | None
+) -> Response:
+    answer: Answer | None = await unless_disconnected(request.receive, whole_answer(head, events))
+    if answer is None:
         return Response(status_code=499)
+    reply = answer.body()
+    if keep is not None:
+        await keep(reply)
+    headers = turn_headers(head.model, warnings=head.warnings, timings=answer.timings())
     return JSONResponse(reply, headers=headers)

@@ -1,4 +1,4 @@
-"""Shapes of `/v1/chat/completions`: what comes in, and what goes out.
+"""Shapes of what `/v1/chat/completions` takes; `reply_schema` has what it gives.
 
 Requests are strict: no coercion, and no parameter is ignored in silence. A parameter of OpenAI's
 that cannot apply here is declared, so that the adapter can refuse it by name.
@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from osslo.api.body import StrictSchema
-from osslo.api.shapes import Reply
+from osslo.api.guided import GuidedFields
 
+REFUSED = "Refused, by name: it cannot apply here."
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 FunctionName = Annotated[str, Field(pattern=FUNCTION_NAME)]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class TextPart(StrictSchema):
@@ -35,12 +39,18 @@ class CalledFunction(StrictSchema):
     arguments: str
 
 
+class CalledCustom(StrictSchema):
+    name: str = Field(min_length=1, max_length=256)
+    input: str
+
+
 class MessageToolCall(StrictSchema):
-    """A call that an assistant message made."""
+    """A call that an assistant message made: of a function, or of a custom tool."""
 
     id: str = Field(min_length=1, max_length=256)
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
     index: int | None = None
 
 
@@ -69,31 +79,69 @@ class FunctionDefinition(StrictSchema):
     strict: bool | None = None
 
 
+class ToolGrammar(StrictSchema):
+    """`lark` is llguidance's dialect, from the rule `start`; `regex` is Rust's syntax."""
+
+    definition: str
+    syntax: Literal["lark", "regex"]
+
+
+class CustomFormat(StrictSchema):
+    type: Literal["text", "grammar"]
+    grammar: ToolGrammar | None = None
+
+
+class CustomDefinition(StrictSchema):
+    """A tool whose input is text: free, or in the form of a grammar."""
+
+    name: FunctionName
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
 class Tool(StrictSchema):
-    """A function that the model may call. Other types of tool are refused by name."""
+    """A tool that the model may call: a function, or a custom tool. Other types are refused."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": ["function", "custom"]})]
     function: FunctionDefinition | None = None
-    custom: Any = None
+    custom: CustomDefinition | None = None
 
 
-class NamedFunction(StrictSchema):
+class ToolName(StrictSchema):
     name: FunctionName
 
 
 class NamedTool(StrictSchema):
     type: Literal["function"]
-    function: NamedFunction
+    function: ToolName
+
+
+class NamedCustomTool(StrictSchema):
+    type: Literal["custom"]
+    custom: ToolName
+
+
+class AllowedTool(StrictSchema):
+    """A tool by its name; what else its declaration holds may be repeated."""
+
+    type: Literal["function", "custom"]
+    function: FunctionDefinition | None = None
+    custom: CustomDefinition | None = None
 
 
 class AllowedTools(StrictSchema):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: list[AllowedTool] = Field(min_length=1)
 
 
 class AllowedToolsChoice(StrictSchema):
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
+
+
+ToolChoiceInput = (
+    Literal["none", "auto", "required"] | NamedTool | NamedCustomTool | AllowedToolsChoice
+)
 
 
 class JsonSchemaFormat(StrictSchema):
@@ -122,7 +170,7 @@ class ReasoningInput(StrictSchema):
     exclude: bool | None = None
 
 
-class ChatCompletionRequest(StrictSchema):
+class ChatCompletionRequest(GuidedFields):
     """A chat completion request: OpenAI's, and the sampling parameters that vLLM and others add."""
 
     model: str = Field(min_length=1, max_length=256)
@@ -152,7 +200,7 @@ class ChatCompletionRequest(StrictSchema):
     stream_options: StreamOptions | None = None
 
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
+    tool_choice: ToolChoiceInput | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatInput | None = None
 
@@ -160,141 +208,20 @@ class ChatCompletionRequest(StrictSchema):
     reasoning: ReasoningInput | None = None
     include_reasoning: bool | None = None
 
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: str | None = None
-    store: bool | None = None
+    store: bool | None = Field(None, description="Keep the answer for `GET` until it expires.")
     modalities: list[str] | None = None
     verbosity: str | None = None
 
-    audio: Any = None
-    function_call: Any = None
-    functions: Any = None
-    moderation: Any = None
-    prediction: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    web_search_options: Any = None
-
-
-# --- replies ------------------------------------------------------------------------------------
-
-
-class TokenAlternative(Reply):
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class ContentLogprob(TokenAlternative):
-    top_logprobs: list[TokenAlternative]
-
-
-class ChoiceLogprobs(Reply):
-    content: list[ContentLogprob] | None
-    refusal: None = None
-
-
-class CalledFunctionReply(Reply):
-    name: str
-    arguments: str
-
-
-class ToolCallReply(Reply):
-    id: str
-    type: Literal["function"]
-    function: CalledFunctionReply
-
-
-class MessageReply(Reply):
-    role: Literal["assistant"]
-    content: str | None
-    refusal: None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[ToolCallReply] | None = None
-
-
-class Choice(Reply):
-    index: int
-    message: MessageReply
-    logprobs: ChoiceLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
-
-
-class PromptTokensDetails(Reply):
-    cached_tokens: int
-
-
-class CompletionTokensDetails(Reply):
-    reasoning_tokens: int
-
-
-class UsageReply(Reply):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
-
-
-class ChatCompletion(Reply):
-    """A whole answer. `model` is the id of the model that really answered."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: UsageReply
-    reasoning_effort: Literal["none", "low", "medium", "high"]
-    service_tier: Literal["default"]
-    system_fingerprint: str
-    metadata: dict[str, str] | None = None
-    warnings: list[str] | None = None
-
-
-class FunctionDelta(Reply):
-    name: str | None = None
-    arguments: str
-
-
-class ToolCallDeltaReply(Reply):
-    index: int
-    id: str | None = None
-    type: Literal["function"] | None = None
-    function: FunctionDelta
-
-
-class Delta(Reply):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[ToolCallDeltaReply] | None = None
-
-
-class ChunkChoice(Reply):
-    index: int
-    delta: Delta
-    logprobs: ChoiceLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
-
-
-class ChatCompletionChunk(Reply):
-    """One event of a stream. The first one holds `reasoning_effort`, `metadata` and `warnings`;
-    with `stream_options.include_usage` the last one has no choices."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: UsageReply | None = None
-    reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
-    metadata: dict[str, str] | None = None
-    warnings: list[str] | None = None
-    service_tier: Literal["default"]
-    system_fingerprint: str
+    audio: Any = Field(None, description=REFUSED)
+    function_call: Any = Field(None, description=REFUSED)
+    functions: Any = Field(None, description=REFUSED)
+    moderation: Any = Field(None, description=REFUSED)
+    prediction: Any = Field(None, description=REFUSED)
+    prompt_cache_options: Any = Field(None, description=REFUSED)
+    prompt_cache_retention: Any = Field(None, description=REFUSED)
+    web_search_options: Any = Field(None, description=REFUSED)
