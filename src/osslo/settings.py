@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from osslo.errors import ConfigurationError
 
 ENV_PREFIX = "OSSLO_"
 CONFIG_VARIABLE = "OSSLO_CONFIG"
+_SECRETS = frozenset({"api_key", "key_pepper", "redis_url", "database_url"})
 
 Parser = Callable[[Any], Any]
 
@@ -113,6 +115,31 @@ def _seal_key(value: Any) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
 
 
+def _pepper(value: Any) -> str | None:
+    text = _optional_text(value)
+    if text is not None and len(text) < 32:
+        raise ValueError("must have at least 32 characters, best made by `openssl rand -hex 32`")
+    return text
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    """A TOML list of CIDR blocks, or one string with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of networks")
+    try:
+        return tuple(str(ip_network(part.strip())) for part in parts if part.strip())
+    except ValueError as error:
+        raise ValueError("must name networks like 10.0.0.0/8 or single addresses") from error
+
+
+def _public_url(value: Any) -> str | None:
+    text = _optional_text(value)
+    if text is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("must look like https://osslo.example.com")
+    return text.rstrip("/") if text else None
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the server listens, who may call it, and how it ends."""
@@ -126,9 +153,7 @@ class ServerSettings:
     )
     seal_key: bytes | None = field(
         default=None,
-        metadata=_rule(
-            _seal_key, "seals reasoning; one for all replicas; made when unset"
-        ),
+        metadata=_rule(_seal_key, "seals reasoning; one for all replicas; made when unset"),
     )
     heartbeat_s: float = field(
         default=10.0, metadata=_rule(_seconds(0.05, 300), "silence before an SSE comment")
@@ -312,6 +337,28 @@ class ModerationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountsSettings:
+    """Users, keys and limits. What owners change while the server runs is in the database."""
+
+    key_pepper: str | None = field(
+        default=None,
+        metadata=_rule(_pepper, "secret that keys are hashed under; a file in home when unset"),
+    )
+    redis_url: str | None = field(
+        default=None,
+        metadata=_rule(_optional_text, "redis://…: rate limits shared by several servers"),
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata=_rule(_networks, "networks of proxies whose X-Forwarded-* headers are believed"),
+    )
+    public_url: str | None = field(
+        default=None,
+        metadata=_rule(_public_url, "the server's address as users see it, for links"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Folders:
     """The folders in use, resolved from `PathSettings` and the environment."""
 
@@ -338,6 +385,7 @@ class Settings:
     files: FileSettings = FileSettings()
     jobs: JobSettings = JobSettings()
     moderation: ModerationSettings = ModerationSettings()
+    accounts: AccountsSettings = AccountsSettings()
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -351,6 +399,7 @@ _SECTIONS: Mapping[str, type] = {
     "files": FileSettings,
     "jobs": JobSettings,
     "moderation": ModerationSettings,
+    "accounts": AccountsSettings,
 }
 
 
@@ -396,7 +445,7 @@ def _parse(name: str, value: Any, source: str) -> Any:
     try:
         return _parsers()[name](value)
     except ValueError as error:
-        shown = "" if name == "api_key" else f" (got {value!r})"
+        shown = "" if name in _SECRETS else f" (got {value!r})"
         raise ConfigurationError(f"{source} {error}{shown}", param=name) from error
 
 

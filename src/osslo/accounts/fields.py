@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from osslo.accounts.records import RateLimits
 from osslo.errors import RequestError
+
+Network = IPv4Network | IPv6Network
 
 MAX_NAME = 100
 MAX_MODELS = 100
@@ -90,7 +92,7 @@ def limits_of(limits: RateLimits) -> RateLimits:
     return limits
 
 
-def in_networks(address: str | None, networks: Iterable[str]) -> bool:
+def in_networks(address: str | None, networks: Iterable[Network]) -> bool:
     """Whether `address` lies in one of `networks`; an unknown address lies in none."""
     try:
         where = ip_address((address or "").partition("%")[0])
@@ -98,4 +100,4 @@ def in_networks(address: str | None, networks: Iterable[str]) -> bool:
         return False
     mapped = getattr(where, "ipv4_mapped", None)
     where = mapped or where
-    return any(where in ip_network(block) for block in networks)
+    return any(where in block for block in networks)

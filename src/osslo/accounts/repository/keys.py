@@ -98,6 +98,11 @@ async def holder(session: AsyncSession, hashed: str) -> KeyHolder | None:
     return KeyHolder(record(found[0]), users.record(found[1])) if found else None
 
 
+async def hash_of(session: AsyncSession, key_id: str) -> str | None:
+    """The hash of the key with this id."""
+    return await session.scalar(select(KeyRow.hash).where(KeyRow.id == key_id))
+
+
 async def set_rules(session: AsyncSession, key_id: str, rules: KeyRules) -> None:
     """Replace what a key may do."""
     await session.execute(update(KeyRow).where(KeyRow.id == key_id).values(**_columns(rules)))
