@@ -14,6 +14,7 @@ from osslo.chat.request import (
     JsonObject,
     JsonSchema,
     LarkText,
+    OutputFormat,
     PlainText,
     RegexText,
 )
@@ -26,8 +27,10 @@ from osslo.harmony.bodies import (
     LarkBody,
     RegexBody,
     TextBody,
+    lark_body,
 )
 from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar, turn_grammar
+from osslo.types import Grammar
 
 
 def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
@@ -69,14 +72,28 @@ def _is_free(request: ChatRequest) -> bool:
     )
 
 
+def text_form(output_format: OutputFormat) -> TurnGrammar | None:
+    """The grammar of a bare text in that form, without any chat format around it; None where it is
+    free. What a schema holds that cannot be enforced is left out, with a warning."""
+    if isinstance(output_format, PlainText):
+        return None
+    rule = lark_body(_body(output_format, strict=False), param="the answer's form")
+    return TurnGrammar(Grammar(f"start: {rule.lark}\n"), rule.warnings)
+
+
 def _final_body(request: ChatRequest) -> Body:
-    match request.output_format:
+    return _body(request.output_format, strict=request.strict)
+
+
+def _body(output_format: OutputFormat, *, strict: bool) -> Body:
+    """What a text in that form is; `strict` for formats that do not say."""
+    match output_format:
         case PlainText():
             return TextBody()
         case JsonObject():
             return JsonBody(JSON_OBJECT)
-        case JsonSchema(schema=schema, strict=strict):
-            return JsonBody(schema, lenient=not (request.strict if strict is None else strict))
+        case JsonSchema(schema=schema, strict=own):
+            return JsonBody(schema, lenient=not (strict if own is None else own))
         case RegexText(pattern):
             return RegexBody(pattern)
         case LarkText(grammar):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from osslo.chat.backend_stream import as_osslo_error, close_stream
 from osslo.chat.events import PrefillProgressed, TurnEnd, TurnEnded, TurnStarted
 from osslo.chat.held_text import HeldText, Piece
+from osslo.chat.metering import Bill, Charge, FreeMeter, Meter
 from osslo.chat.models import ServedModel
 from osslo.errors import ContextLengthError, EngineError, OssloError, RequestError
 from osslo.harmony.vocabulary import Vocabulary
@@ -129,8 +130,9 @@ def prepare_raw(model: ServedModel, request: RawRequest) -> PreparedRaw:
 class RawTurn:
     """Runs one prepared completion on a model's backend. Good for one use.
 
-    `on_ended` is called exactly once for every completion that the backend did not refuse, also
-    when the caller closes the stream early.
+    `meter` opens a charge before the backend is asked; the charge is settled, or released if the
+    backend refuses. `on_ended` is called exactly once for every completion that was not refused.
+    Both hold also when the caller closes the stream early.
     """
 
     def __init__(
@@ -138,6 +140,8 @@ class RawTurn:
         model: ServedModel,
         prepared: PreparedRaw,
         *,
+        meter: Meter | None = None,
+        bill: Bill | None = None,
         on_ended: OnEnded | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -146,6 +150,9 @@ class RawTurn:
         self._writer = _Writer(model.vocabulary, prepared.request)
         self._prompt_left = list(reversed(prepared.generation.prompt))
         self._echo = prepared.request.echo
+        self._meter = meter or FreeMeter()
+        self._bill = bill or Bill(model=model.id, protocol="local")
+        self._charge: Charge | None = None
         self._on_ended = on_ended
         self._clock = clock
         self._started_at = clock()
@@ -156,9 +163,11 @@ class RawTurn:
     async def events(self) -> AsyncGenerator[RawEvent, None]:
         """The completion's events, the last of them `TurnEnded`.
 
-        Raises the backend's `RequestError` or `OverloadedError` before the first event if it
-        refuses the request; after that nothing is raised, an error is in the terminal event.
+        Raises the meter's or the backend's `RequestError` or `OverloadedError` before the first
+        event if one of them refuses the request; after that nothing is raised, an error is in the
+        terminal event.
         """
+        self._charge = charge = await self._open_charge()
         stream = self._backend.generate(self._generation)
         accepted = False
         try:
@@ -177,6 +186,7 @@ class RawTurn:
         except Exception as error:
             self._failure = as_osslo_error(error)
             if not accepted:
+                charge.release(self._failure)
                 raise self._failure from error
         finally:
             await close_stream(stream)
@@ -213,6 +223,8 @@ class RawTurn:
             events += _delta(self._writer.feed(token, item.logprobs[index] if known else None))
         if self._first_output_s is None and item.tokens:
             self._first_output_s = self._clock() - self._started_at
+        if self._charge is not None and item.tokens:
+            self._charge.progress(self._usage(item.usage))
         if item.finish_reason is not None:
             self._last = item
         elif self._writer.stopped:
@@ -248,23 +260,37 @@ class RawTurn:
                 return self._ended(TurnEnd.STOP)
 
     def _ended(self, reason: TurnEnd, error: OssloError | None = None) -> TurnEnded:
-        counted = self._last.usage if self._last is not None else None
-        own = Usage(len(self._generation.prompt), self._writer.tokens)
-        whole = own if counted is None or self._writer.stopped else counted
         return TurnEnded(
             reason=reason,
-            usage=Usage(
-                own.prompt_tokens,
-                whole.completion_tokens,
-                cached_tokens=counted.cached_tokens if counted is not None else 0,
-            ),
+            usage=self._usage(self._last.usage if self._last is not None else None),
             timings=self._last.timings if self._last is not None else None,
             error=error,
             first_output_s=self._first_output_s,
             stop_string=self._writer.stop_string,
         )
 
+    def _usage(self, counted: Usage | None) -> Usage:
+        """The backend's count, except that a completion cut at a stop string counts up to it."""
+        own = Usage(len(self._generation.prompt), self._writer.tokens)
+        whole = own if counted is None or self._writer.stopped else counted
+        return Usage(
+            own.prompt_tokens,
+            whole.completion_tokens,
+            cached_tokens=counted.cached_tokens if counted is not None else 0,
+        )
+
+    async def _open_charge(self) -> Charge:
+        generation = self._generation
+        return await self._meter.open(
+            self._bill,
+            request_id=generation.request_id,
+            prompt_tokens=len(generation.prompt),
+            max_tokens=generation.sampling.max_tokens,
+        )
+
     def _report(self, ended: TurnEnded) -> None:
+        if self._charge is not None:
+            self._charge.settle(ended)
         if self._on_ended is not None:
             self._on_ended(ended)
 
