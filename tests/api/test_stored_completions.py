@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from sqlalchemy import select
 
 from osslo.api.auth import Caller
 from osslo.api.chat_completions.reply_schema import (
@@ -11,6 +14,7 @@ from osslo.api.chat_completions.reply_schema import (
     StoredMessagePage,
 )
 from osslo.settings import StoreSettings
+from osslo.store.completions import CompletionMetadataRow, sweep_completions
 from tests.api.conftest import Stage, ask, make_stage
 
 URL = "/v1/chat/completions"
@@ -174,3 +178,16 @@ async def test_wrong_queries_are_refused_by_name(stage: Stage) -> None:
             assert response.json()["error"]["param"] == param
         twice = await client.get(URL + "?order=asc&order=desc")
         assert twice.json()["error"]["param"] == "order"
+
+
+async def test_a_sweep_deletes_what_expired_for_good(stage: Stage) -> None:
+    async with stage.client() as client:
+        await keep(client, metadata={"a": "b"})
+        database = stage.services.database
+        early = datetime.fromtimestamp(1_800_000_000, UTC)
+        assert await sweep_completions(database, early) == 0
+        late = early + timedelta(seconds=stage.services.store.store_ttl_s)
+        assert await sweep_completions(database, late) == 1
+        async with database.read() as session:
+            rows = (await session.scalars(select(CompletionMetadataRow))).all()
+        assert list(rows) == []

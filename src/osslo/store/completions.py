@@ -24,6 +24,7 @@ Order = Literal["asc", "desc"]
 
 _ID = String(160)
 _EVICTED_AT_ONCE = 32
+_SWEPT_AT_ONCE = 500
 
 
 class CompletionRow(Base):
@@ -170,16 +171,6 @@ class CompletionStore:
             row = await self._row(session, tenant, completion_id, lock=True)
             await session.execute(delete(CompletionRow).where(CompletionRow.id == row.id))
 
-    async def delete_expired(self) -> int:
-        """Delete what has lived its time, of every owner; how many answers."""
-        async with self._database.write() as session:
-            expired = select(CompletionRow.id).where(CompletionRow.expires_at <= self._now())
-            ids = (await session.scalars(expired)).all()
-            await session.execute(
-                delete(CompletionRow).where(CompletionRow.expires_at <= self._now())
-            )
-            return len(ids)
-
     def _matching(self, tenant: str, wanted: CompletionFilter) -> Select[CompletionRow]:
         rows = select(CompletionRow).where(
             CompletionRow.tenant == tenant, CompletionRow.expires_at > self._now()
@@ -228,6 +219,15 @@ class CompletionStore:
             ids = (await session.scalars(oldest.limit(max(1, min(count, _EVICTED_AT_ONCE))))).all()
             ids = ids[: max(1, count - self._limits.most + 1)]
             await session.execute(delete(CompletionRow).where(CompletionRow.id.in_(ids)))
+
+
+async def sweep_completions(database: Database, now: datetime) -> int:
+    """Delete some of the answers, of whatever owner, that expired before `now`; how many."""
+    async with database.write() as session:
+        expired = select(CompletionRow.id).where(CompletionRow.expires_at <= now)
+        ids = (await session.scalars(expired.limit(_SWEPT_AT_ONCE))).all()
+        await session.execute(delete(CompletionRow).where(CompletionRow.id.in_(ids)))
+        return len(ids)
 
 
 def _text(value: Any) -> str:
