@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from osslo.chat.conversation import build_conversation
+from osslo.chat.events import Phase
 from osslo.chat.models import PromptProfile
 from osslo.chat.request import (
     AssistantTurn,
@@ -112,3 +113,10 @@ def test_the_profile_can_leave_the_date_out() -> None:
     profile = PromptProfile(identity="You are small.", show_date=False)
     conversation = build_conversation(request, profile, "2026-11-22")
     assert (conversation.identity, conversation.current_date) == ("You are small.", None)
+
+
+def test_a_preamble_stays_one_without_a_call_behind_it() -> None:
+    said = AssistantTurn("One moment.", phase=Phase.COMMENTARY)
+    conversation = converse(UserText("Q"), said, AssistantTurn("Done.", phase=Phase.FINAL))
+    channels = [message.channel for message in conversation.messages[1:]]
+    assert channels == [Channel.COMMENTARY, Channel.FINAL]

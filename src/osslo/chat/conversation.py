@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
+from osslo.chat.events import Phase
 from osslo.chat.models import PromptProfile
 from osslo.chat.request import (
     AssistantTurn,
@@ -109,7 +110,8 @@ def _assistant(turn: AssistantTurn, names: dict[str, str]) -> list[Message]:
     if turn.reasoning:
         messages.append(Message(Role.ASSISTANT, turn.reasoning, channel=Channel.ANALYSIS))
     if turn.text or not (turn.calls or turn.reasoning):
-        channel = Channel.COMMENTARY if turn.calls else Channel.FINAL
+        preamble = turn.phase is Phase.COMMENTARY or (turn.phase is None and bool(turn.calls))
+        channel = Channel.COMMENTARY if preamble else Channel.FINAL
         messages.append(Message(Role.ASSISTANT, turn.text, channel=channel))
     for call in turn.calls:
         names[call.call_id] = call.name

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from osslo.chat.events import Phase
 from osslo.harmony.grammar import CustomTool, ToolChoice
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
 from osslo.types import SamplingParams, ToolCall
@@ -37,11 +38,16 @@ class UserText:
 
 @dataclass(frozen=True, slots=True)
 class AssistantTurn:
-    """What the model said before: reasoning (handed back by the caller), text, calls."""
+    """What the model said before: reasoning (handed back by the caller), text, calls.
+
+    `phase` says whether the text was a preamble or the answer; None: a preamble where calls
+    follow.
+    """
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)
