@@ -15,6 +15,7 @@ from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
+from osslo.api.messages import routes as messages
 from osslo.api.middleware import RequestGate
 from osslo.api.openapi import install_openapi
 from osslo.api.services import Services
@@ -25,6 +26,7 @@ _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
+        "messages": "Anthropic's messages.",
         "models": "What is served, and under which names.",
         "server": "Health, metrics and where things are; no key needed.",
     }
@@ -66,6 +68,7 @@ def create_app(services: Services) -> FastAPI:
         chat_completions.router,
         stored_completions.router,
         files.router,
+        messages.router,
         docs.router,
     )
     for router in routers:

@@ -1,13 +1,20 @@
-"""`GET /v1/models`: every name that callers may use, and plainly which model is behind it."""
+"""`GET /v1/models`: every name that callers may use, and plainly which model is behind it.
+
+Anthropic's clients, which say so by the header `anthropic-version`, get their own shape.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, RootModel
+from starlette.responses import JSONResponse, Response
 
 from osslo.api.auth import WithCaller
+from osslo.api.messages.errors import speaks_anthropic
+from osslo.api.messages.models import model_info, model_page
+from osslo.api.messages.reply_schema import ModelInfo, ModelInfoPage
 from osslo.api.openapi import operation
 from osslo.api.services import WithServices
 from osslo.chat.models import ServedModel
@@ -47,13 +54,26 @@ class ModelListReply(BaseModel):
     data: list[ModelReply]
 
 
+class AnyModelList(RootModel[ModelListReply | ModelInfoPage]):
+    """OpenAI's shape, or with the header `anthropic-version` Anthropic's."""
+
+
+class AnyModel(RootModel[ModelReply | ModelInfo]):
+    """OpenAI's shape, or with the header `anthropic-version` Anthropic's."""
+
+
 @router.get(
     "/v1/models",
     summary="List models",
-    openapi_extra=operation(reply=ModelListReply, errors=(401,), description="All names."),
+    response_model=None,
+    openapi_extra=operation(reply=AnyModelList, errors=(400, 401), description="All names."),
 )
-async def list_models(services: WithServices, _: WithCaller) -> ModelListReply:
+async def list_models(
+    request: Request, services: WithServices, _: WithCaller
+) -> ModelListReply | Response:
     """Every name that a request's `model` may be."""
+    if speaks_anthropic(request.scope):
+        return JSONResponse(model_page(request, services))
     names = services.registry.names()
     return ModelListReply(data=[_reply(name, model) for name, model in names.items()])
 
@@ -61,11 +81,17 @@ async def list_models(services: WithServices, _: WithCaller) -> ModelListReply:
 @router.get(
     "/v1/models/{name:path}",
     summary="One model",
-    openapi_extra=operation(reply=ModelReply, errors=(401, 404), description="One name."),
+    response_model=None,
+    openapi_extra=operation(reply=AnyModel, errors=(401, 404), description="One name."),
 )
-async def get_model(name: str, services: WithServices, _: WithCaller) -> ModelReply:
+async def get_model(
+    name: str, request: Request, services: WithServices, _: WithCaller
+) -> ModelReply | Response:
     """What is behind one name."""
-    return _reply(name, services.registry.get(name))
+    model = services.registry.get(name)
+    if speaks_anthropic(request.scope):
+        return JSONResponse(model_info(name, model, services))
+    return _reply(name, model)
 
 
 def _reply(name: str, model: ServedModel) -> ModelReply:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from osslo.api.auth import Caller
 from osslo.api.services import Services
 from osslo.chat.choices import interleave
-from osslo.chat.events import TurnEnded, TurnEvent
+from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
 from osslo.chat.metering import Bill
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
-from osslo.errors import PermissionDeniedError
+from osslo.errors import OssloError, PermissionDeniedError, ShuttingDownError
 from osslo.telemetry import LOGGER_NAME
 
 _log = logging.getLogger(LOGGER_NAME + ".turn")
@@ -113,3 +113,10 @@ def count_turns(model: ServedModel, services: Services) -> OnEnded:
         )
 
     return on_ended
+
+
+def failure_of(ended: TurnEnded) -> OssloError | None:
+    """What the caller of a turn that did not end well is told; None if it did."""
+    if ended.error is not None or ended.reason is not TurnEnd.ABORT:
+        return ended.error
+    return ShuttingDownError("The server stopped the request before it was done.", code="aborted")
