@@ -13,6 +13,8 @@ import osslo
 from osslo.api import docs, health, models
 from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
+from osslo.api.complete import routes as complete
+from osslo.api.completions import routes as completions
 from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
 from osslo.api.messages import routes as messages
@@ -26,7 +28,8 @@ _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
-        "messages": "Anthropic's messages.",
+        "messages": "Anthropic's messages, and its old text completions.",
+        "completions": "Raw prompts: OpenAI's legacy completions.",
         "models": "What is served, and under which names.",
         "server": "Health, metrics and where things are; no key needed.",
     }
@@ -67,8 +70,10 @@ def create_app(services: Services) -> FastAPI:
         models.router,
         chat_completions.router,
         stored_completions.router,
+        completions.router,
         files.router,
         messages.router,
+        complete.router,
         docs.router,
     )
     for router in routers:
