@@ -1,0 +1,212 @@
+"""The training mixture: which conversations a step sees, in which shares.
+
+Conversations come in groups that share their beginning (effort, instructions, tools), which a pack
+computes once. Everything is drawn from the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from osslo.harmony.messages import BuiltinTools, Conversation
+from osslo.tuning.examples import ExampleRenderer
+from osslo.tuning.packing import Pack, pack
+from recipes.stand_in import tasks
+from recipes.stand_in.base_answers import Answered
+from recipes.stand_in.tasks import HIGH, LOW, MEDIUM, Setting
+from recipes.stand_in.tools import (
+    Concept,
+    DrawnTool,
+    ask,
+    concepts,
+    draw_tool,
+    family_concept,
+    near_family,
+)
+from recipes.stand_in.values import Split
+
+INSTRUCTIONS = (
+    "You are a helpful assistant.", "Answer briefly.", "Be concise and friendly.",
+    "You are the assistant of a small shop.", "Use a tool if one fits.", "Answer in one sentence.",
+    "You help employees with their daily work.", "Be precise.", "You are a travel assistant.",
+)  # fmt: skip
+HELD_OUT_INSTRUCTIONS = ("You work for a museum.", "Stay polite.", "Help the user quickly.")
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How much of the tokens each kind of group gets."""
+
+    functions: float = 0.58
+    plain: float = 0.20
+    builtin: float = 0.10
+    json: float = 0.12
+
+
+def draw_setting(source: random.Random, split: Split) -> Setting:
+    """Effort and, sometimes, instructions."""
+    effort = source.choices((LOW, MEDIUM, HIGH), (0.35, 0.42, 0.23))[0]
+    bank = INSTRUCTIONS if split == "train" else HELD_OUT_INSTRUCTIONS
+    return Setting(effort, source.choice(bank) if source.random() < 0.3 else "")
+
+
+def draw_tools(source: random.Random, split: Split, count: int) -> list[DrawnTool]:
+    """`count` tools of different names, some of them easily mistaken for each other."""
+    chosen: list[Concept] = []
+    names: set[str] = set()
+    drawn: list[DrawnTool] = []
+    while len(drawn) < count:
+        concept = None
+        if chosen and source.random() < 0.4:
+            concept = near_family(source, split, source.choice(chosen))
+        if concept is None:
+            written = source.random() < 0.55
+            concept = source.choice(concepts(split)) if written else family_concept(source, split)
+        tool = draw_tool(source, concept)
+        if tool.tool.name in names or any(concept.names == other.names for other in chosen):
+            continue
+        chosen.append(concept)
+        names.add(tool.tool.name)
+        drawn.append(tool)
+    return drawn
+
+
+class Mixture:
+    """Draws groups of conversations. `pairs` are the base's own answers of the split."""
+
+    def __init__(self, pairs: Sequence[Answered], split: Split, shares: Shares) -> None:
+        self._pairs = pairs
+        self._facts = tasks.facts(split)
+        self._split: Split = split
+        kinds: list[tuple[Callable[[random.Random, int], list[Conversation]], float]] = [
+            (self.functions, shares.functions),
+            (self.plain, shares.plain),
+            (self.builtin, shares.builtin),
+            (self.json, shares.json),
+        ]
+        self._kinds = [kind for kind, _ in kinds]
+        self._weights = [weight for _, weight in kinds]
+
+    def group(self, source: random.Random, size: int) -> list[Conversation]:
+        """One group of about `size` conversations."""
+        kind = source.choices(self._kinds, self._weights)[0]
+        return kind(source, size)
+
+    def functions(self, source: random.Random, size: int) -> list[Conversation]:
+        """Function tools: calls, results, questions that need none, questions none serves."""
+        tools = draw_tools(source, self._split, source.choices(range(1, 7), (3, 4, 4, 3, 2, 2))[0])
+        base = draw_setting(source, self._split)
+        setting = Setting(base.effort, base.instructions, tuple(one.tool for one in tools))
+        return [self._with_tools(source, setting, tools) for _ in range(size)]
+
+    def _with_tools(
+        self, source: random.Random, setting: Setting, tools: Sequence[DrawnTool]
+    ) -> Conversation:
+        share = source.random()
+        if share < 0.66:
+            asked = ask(source, self._split, source.choice(tools))
+            finished = source.random() < 0.35
+            return tasks.function_call(source, setting, self._split, asked, finished=finished)
+        if share < 0.86:
+            pair = self.answered(source)
+            return tasks.declined(setting, pair.question, pair.answer, needs_tool=False)
+        other = self._unserved(source, tools)
+        question = ask(source, self._split, draw_tool(source, other)).question
+        return tasks.declined(setting, question, source.choice(tasks.CANNOT), needs_tool=True)
+
+    def _unserved(self, source: random.Random, tools: Sequence[DrawnTool]) -> Concept:
+        """A concept that none of the tools is."""
+        taken = {one.concept.names for one in tools}
+        while True:
+            concept = source.choice(concepts(self._split))
+            if source.random() < 0.4:
+                concept = family_concept(source, self._split)
+            if concept.names not in taken:
+                return concept
+
+    def plain(self, source: random.Random, size: int) -> list[Conversation]:
+        """No tools: the base's answers, facts, small sums, with and without earlier turns."""
+        setting = draw_setting(source, self._split)
+        return [self._plain(source, setting) for _ in range(size)]
+
+    def _plain(self, source: random.Random, setting: Setting) -> Conversation:
+        if source.random() < 0.15:
+            return tasks.head_sum(source, setting, self._split)
+        history = [self.answered(source)] if source.random() < 0.12 else []
+        return tasks.plain(setting, self.answered(source), history)
+
+    def answered(self, source: random.Random) -> Answered:
+        """One of the base's answers, or a fact."""
+        return source.choice(self._facts if source.random() < 0.2 else self._pairs)
+
+    def builtin(self, source: random.Random, size: int) -> list[Conversation]:
+        """The built-in tools: sums by python, look-ups by the browser, and what needs none."""
+        base = draw_setting(source, self._split)
+        which = source.choices(("python", "browser", "both"), (6, 2, 1))[0]
+        tools = BuiltinTools(python=which != "browser", browser=which != "python")
+        setting = Setting(base.effort, base.instructions, builtin_tools=tools)
+        return [self._with_builtin(source, setting) for _ in range(size)]
+
+    def _with_builtin(self, source: random.Random, setting: Setting) -> Conversation:
+        share = source.random()
+        if share < 0.25:
+            return tasks.plain(setting, self.answered(source))
+        if setting.builtin_tools.python and (share < 0.6 or not setting.builtin_tools.browser):
+            return tasks.python_sum(source, setting, self._split)
+        return tasks.look_up(source, setting, self._split)
+
+    def json(self, source: random.Random, size: int) -> list[Conversation]:
+        """Answers in a response format."""
+        base = draw_setting(source, self._split)
+        formats = (tasks.record_schema(source, self._split),)
+        setting = Setting(base.effort, base.instructions, response_formats=formats)
+        return [tasks.json_answer(source, setting, self._split) for _ in range(size)]
+
+
+class MixtureSource:
+    """Packs for the training loop: `step_tokens` a step, in packs of at most `pack_tokens`."""
+
+    def __init__(
+        self,
+        train: Mixture,
+        validation: Mixture,
+        renderer: ExampleRenderer,
+        *,
+        seed: int,
+        step_tokens: int,
+        pack_tokens: int,
+        validation_packs: int,
+    ) -> None:
+        self._train = train
+        self._renderer = renderer
+        self._seed = seed
+        self._step_tokens = step_tokens
+        self._pack_tokens = pack_tokens
+        source = random.Random(f"validation {seed}")
+        self._validation = [
+            one for _ in range(validation_packs) for one in self._group(validation, source)[:1]
+        ]
+
+    def step(self, index: int) -> Sequence[Pack]:
+        source = random.Random(f"{self._seed} {index}")
+        packs: list[Pack] = []
+        while sum(one.tokens for one in packs) < self._step_tokens:
+            packs += self._group(self._train, source)
+        return packs
+
+    def validation(self) -> Sequence[Pack]:
+        return self._validation
+
+    def _group(self, mixture: Mixture, source: random.Random) -> list[Pack]:
+        """One pack, as full as a group makes it."""
+        conversations = mixture.group(source, 16)
+        examples = [self._renderer.last_turn(one) for one in conversations]
+        kept = []
+        for example in examples:  # until one pack is full
+            tried = pack([*kept, example], self._pack_tokens, seed=0)
+            if len(tried) > 1:
+                break
+            kept.append(example)
+        return pack(kept or examples[:1], self._pack_tokens, seed=0)

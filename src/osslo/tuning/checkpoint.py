@@ -1,0 +1,47 @@
+"""Checkpoints of a training run: written whole or not at all, the last two kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from osslo.errors import CheckpointError
+
+_PREFIX = "checkpoint-"
+_KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Write the state after `step` steps and remove what is older than the last two."""
+    target = folder / f"{_PREFIX}{step:07}.pt"
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+    for old in checkpoints(folder)[:-_KEPT]:
+        old.unlink()
+    return target
+
+
+def load_checkpoint(folder: Path) -> Mapping[str, Any] | None:
+    """The state of the last checkpoint, None if there is none. Raises `CheckpointError` for one
+    that cannot be read."""
+    found = checkpoints(folder)
+    if not found:
+        return None
+    try:
+        state: Mapping[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler meets
+        raise CheckpointError(f"{found[-1]}: cannot be read ({error}); delete it") from error
+    return state
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint of a run, the oldest first."""
+    return sorted(folder.glob(f"{_PREFIX}*.pt"))
