@@ -105,7 +105,7 @@ async def test_deleting_deletes(stage: Stage) -> None:
 
 async def test_others_never_see_it(stage: Stage) -> None:
     class OtherRing:
-        async def identify(self, key: str, *_: object) -> Caller | None:
+        async def identify(self, key: str, *_: object, **__: object) -> Caller | None:
             return Caller(tenant=key)
 
     object.__setattr__(stage.services, "keys", OtherRing())

@@ -22,7 +22,7 @@ from osslo.accounts.backoff import BackOff, network_of
 from osslo.accounts.context import Context
 from osslo.accounts.fields import Network, in_networks
 from osslo.accounts.options import options_from
-from osslo.accounts.records import Key, KeyHolder, KeyState, Options, UserState
+from osslo.accounts.records import Key, KeyHolder, KeyState, Options, User, UserState
 from osslo.accounts.repository import keys, settings, users
 from osslo.accounts.secrets import well_formed
 from osslo.errors import AuthenticationError, OverloadedError, PermissionDeniedError
@@ -116,6 +116,12 @@ class Keyring:
         """The holder of a key, whether or not it works still."""
         known = await self._by_id(key_id)
         return known.holder if known else None
+
+    async def user(self, user_id: str) -> User | None:
+        """An active user, as the database has it now; for work that goes on without a key."""
+        async with _Reading(), self._context.database.read() as session:
+            user = await users.by_id(session, user_id)
+        return user if user is not None and user.state is UserState.ACTIVE else None
 
     async def write_last_used(self) -> None:
         """Store when keys were last used, all that changed since the last time in one go."""

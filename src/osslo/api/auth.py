@@ -1,4 +1,4 @@
-"""Who calls: the key of a request. A `KeyRing` says whose a key is."""
+"""Who calls: the key of a request, or the session of a browser. A `KeyRing` says whose it is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 
+from osslo.api.client_address import Proxies
 from osslo.chat.moderation import GuardMode
 from osslo.errors import AuthenticationError
-
-JOB_HEADER = "x-osslo-job"
-"""Sent by this server's own worker only; see `delegation`."""
+from osslo.store.jobs import JOB_HEADER
 
 bearer_scheme = HTTPBearer(auto_error=False, description="Authorization: Bearer sk-…")
 
@@ -40,8 +39,14 @@ class Caller:
 class KeyRing(Protocol):
     """Knows the keys."""
 
-    async def identify(self, key: str) -> Caller | None:
-        """Whose `key` is, or None. Takes the same time for every wrong key of a length."""
+    async def identify(self, key: str, *, address: str | None = None) -> Caller | None:
+        """Whose `key` is, or None. Takes the same time for every wrong key of a length. Raises
+        `RequestError` where a known key may not be used (any more, or from `address`)."""
+        ...
+
+    async def of_session(self, request: Request) -> Caller | None:
+        """The user who is signed in by the browser's cookie, or None. Raises
+        `PermissionDeniedError` for a request that another site may have forged."""
         ...
 
     async def again(self, caller: Caller) -> Caller | None:
@@ -56,9 +61,17 @@ class SingleKeyRing:
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
-    async def identify(self, key: str) -> Caller | None:
+    async def identify(
+        self,
+        key: str,
+        *,
+        address: str | None = None,  # noqa: ARG002 - the interface's
+    ) -> Caller | None:
         matches = hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._key)
         return Caller(tenant="default") if matches else None
+
+    async def of_session(self, request: Request) -> Caller | None:  # noqa: ARG002 - as above
+        return None
 
     async def again(self, caller: Caller) -> Caller | None:
         return caller if caller.key_id is None else None
@@ -81,21 +94,27 @@ def presented_key(headers: Headers) -> str:
 
 
 async def require_caller(request: Request) -> Caller:
-    """The caller, from the key that the request presents. Raises `AuthenticationError`."""
+    """The caller, from the key that the request presents, else from the browser's session. Raises
+    `AuthenticationError`."""
     if JOB_HEADER in request.headers:
         return await cast(Delegation, request.app.state.services.delegation).caller(request)
+    keys = cast(KeyRing, request.app.state.services.keys)
     key = presented_key(request.headers)
     if not key:
+        signed_in = await keys.of_session(request)
+        if signed_in is not None:
+            return signed_in
         raise AuthenticationError(
             "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY', or as "
             "'x-api-key: YOUR_KEY'.",
             code="missing_api_key",
         )
-    caller = await cast(KeyRing, request.app.state.services.keys).identify(key)
+    address = cast(Proxies, request.app.state.services.proxies).address(request)
+    caller = await keys.identify(key, address=address)
     if caller is None:
         raise AuthenticationError(
-            "Incorrect API key provided. Use the key that the server printed when it started, or "
-            "the one in OSSLO_API_KEY."
+            "Incorrect API key provided. Use one that you made in the console or by `osslo keys "
+            "create`; without accounts, the one that the server printed when it started."
         )
     return caller
 

@@ -10,7 +10,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from osslo.accounts.service import Accounts
 from osslo.api.auth import Delegation, KeyRing
+from osslo.api.client_address import Proxies
 from osslo.api.delegation import NoDelegation
 from osslo.api.seal import Seal
 from osslo.chat.metering import FreeMeter, Meter
@@ -63,6 +65,8 @@ class Services:
     seal: Seal = field(default_factory=Seal.ephemeral)
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    accounts: Accounts | None = None
+    proxies: Proxies = field(default_factory=Proxies)
     delegation: Delegation = field(default_factory=NoDelegation)
     limits: LimitSettings = field(default_factory=LimitSettings)
     store: StoreSettings = field(default_factory=StoreSettings)

@@ -1,0 +1,1 @@
+"""The management API: accounts over HTTP, for the console and for scripts."""
