@@ -1,0 +1,382 @@
+"""The ledger on real databases: reserving, settling, limits, races, crashes and lost answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from osslo.accounts.ledger.journal import commit
+from osslo.accounts.ledger.operations import End, Operation, Post, Reserve, Sweep
+from osslo.accounts.ledger.records import Counts, EntryKind, Outcome, Reservation, Status
+from osslo.accounts.ledger.sweeper import Sweeper, Watch
+from osslo.accounts.ledger.writer import LedgerWriter
+from osslo.db.database import Database
+from osslo.db.steps import Steps, steps_of
+from osslo.errors import OverloadedError, QuotaError, RequestError
+from tests.accounts.ledger_stage import DOLLAR, RATES, Ledger, ledger_on
+
+DONE = Outcome(Status.COMPLETED)
+MOST = 100 * 80 + 1000 * 320
+
+
+@pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[Ledger]:
+    async with ledger_on(database) as opened:
+        yield opened
+
+
+async def test_a_request_is_reserved_and_settled_exactly(ledger: Ledger) -> None:
+    await ledger.give("ann", DOLLAR)
+    charge = await ledger.open()
+    assert await ledger.balance() == DOLLAR - MOST
+    ended = charge.end(Counts(100, 7, cached_tokens=60, reasoning_tokens=3), DONE)
+    assert ended is not None
+    cost = 40 * 80 + 60 * 40 + 7 * 320
+    assert await ended == cost
+    assert await ledger.balance() == DOLLAR - cost
+    assert await ledger.open_reservations() == 0
+    (row,) = await ledger.usage()
+    counted = (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)
+    assert counted == (100, 60, 7, 3)
+    assert (row.cost_nanousd, row.status, row.key_id) == (cost, "completed", "key_1")
+
+
+async def test_what_generated_nothing_costs_nothing(ledger: Ledger) -> None:
+    await ledger.give("ann", DOLLAR)
+    charge = await ledger.open()
+    ended = charge.end(Counts(100), Outcome(Status.REFUSED, error="overloaded"))
+    assert ended is not None
+    assert await ended == 0
+    assert charge.end(Counts(100, 50), DONE) is None
+    assert await ledger.balance() == DOLLAR
+
+
+async def test_no_money_is_refused_and_says_what_would_be_covered(ledger: Ledger) -> None:
+    with pytest.raises(QuotaError, match=r"balance is \$0\.00"):
+        await ledger.open()
+    await ledger.give("ann", 100 * 80 + 50 * 320)
+    with pytest.raises(QuotaError, match="at most 50 output tokens"):
+        await ledger.open()
+    assert await ledger.balance() == 100 * 80 + 50 * 320
+    lowered = await ledger.open(may_lower=True)
+    assert lowered.max_tokens == 50
+    assert await ledger.balance() == 0
+
+
+async def test_a_request_is_not_lowered_to_next_to_nothing(ledger: Ledger) -> None:
+    await ledger.give("ann", 100 * 80 + 15 * 320)
+    with pytest.raises(QuotaError):
+        await ledger.open(may_lower=True)
+    assert (await ledger.open(max_tokens=15)).max_tokens == 15
+
+
+async def test_concurrent_requests_never_overspend(ledger: Ledger) -> None:
+    await ledger.give("ann", 10 * MOST + 5)
+
+    async def one() -> bool:
+        try:
+            await ledger.open()
+        except QuotaError:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(one() for _ in range(64)))) == 10
+    assert await ledger.balance() == 5
+
+
+async def test_replicas_share_one_balance(database: Database) -> None:
+    """Two processes spend the same users' money at once, in batches that name them in any order."""
+    users = [f"user_{index}" for index in range(6)]
+    other = Database(database.url.render_as_string(hide_password=False))
+    async with ledger_on(database, "proc_a") as a, ledger_on(other, "proc_b") as b:
+        for user in users:
+            await a.give(user, 5 * MOST)
+        chosen = random.Random(5)
+
+        async def one(ledger: Ledger, user: str) -> int:
+            try:
+                charge = await ledger.open(user)
+            except QuotaError:
+                return 0
+            ended = charge.end(Counts(100, 1000, cached_tokens=0), DONE)
+            assert ended is not None
+            await ended
+            return 1
+
+        asked = [(chosen.choice((a, b)), chosen.choice(users)) for _ in range(120)]
+        granted = sum(await asyncio.gather(*(one(ledger, user) for ledger, user in asked)))
+        left = [await a.balance(user) for user in users]
+        assert sum(left) == 6 * 5 * MOST - granted * MOST
+        assert min(left) >= 0
+        assert await a.open_reservations() == 0
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE ledger_entries SET amount_nanousd = 1", "append-only"),
+        ("DELETE FROM ledger_entries", "append-only"),
+        ("UPDATE balances SET balance_nanousd = -1", "not_negative"),
+    ],
+)
+async def test_the_database_itself_refuses(ledger: Ledger, statement: str, what: str) -> None:
+    await ledger.give("ann", DOLLAR)
+    with pytest.raises(DBAPIError, match=what):
+        async with ledger.database.write() as session:
+            await session.execute(text(statement))
+    assert await ledger.balance() == DOLLAR
+
+
+async def test_a_payment_told_twice_counts_once(ledger: Ledger) -> None:
+    payment = Post("ann", EntryKind.TOP_UP, DOLLAR, "stripe:evt_1")
+    assert (await ledger.writer.post(payment)).new
+    again = await ledger.writer.post(payment)
+    assert (again.new, again.balance_nanousd) == (False, DOLLAR)
+    with pytest.raises(RequestError, match="idempotency"):
+        await ledger.writer.post(Post("ann", EntryKind.TOP_UP, 2, "stripe:evt_1"))
+    together = [Post("ann", EntryKind.TOP_UP, 1, "x") for _ in range(9)]
+    results = await asyncio.gather(*(ledger.writer.post(post) for post in together))
+    assert sum(result.new for result in results) == 1
+    assert await ledger.balance() == DOLLAR + 1
+
+
+async def test_no_more_can_be_taken_than_there_is(ledger: Ledger) -> None:
+    await ledger.give("ann", 5)
+    with pytest.raises(RequestError, match="cannot be taken"):
+        await ledger.writer.post(Post("ann", EntryKind.ADJUSTMENT, -6, "fix"))
+    assert await ledger.balance() == 5
+
+
+# --- progress and crashes -----------------------------------------------------------------------
+
+
+async def test_progress_is_durable_and_keeps_up(database: Database) -> None:
+    async with ledger_on(database, every=8) as ledger:
+        await ledger.give("ann", DOLLAR)
+        charge = await ledger.open()
+        for told in range(1, 101):
+            charge.progress(Counts(100, told, cached_tokens=20))
+            await charge.keep_up()
+            async with database.read() as session:
+                query = text("SELECT completion_tokens FROM reservations")
+                durable = (await session.execute(query)).scalar_one()
+            assert told + 1 - durable <= 8
+
+
+async def test_the_sweeper_charges_what_is_durable(database: Database) -> None:
+    async with ledger_on(database, "proc_dead") as dead:
+        await dead.give("ann", DOLLAR)
+        begun = await dead.open(request_id="begun")
+        begun.progress(Counts(100, 40, cached_tokens=60, reasoning_tokens=9))
+        await dead.open(request_id="not begun")
+        unknown = await dead.open(request_id="cached part unknown")
+        unknown.progress(Counts(100, 32))
+    async with ledger_on(database, "proc_live") as live:
+        times = iter((0.0, 3.0, 6.0, 9.0, 12.0))
+        sweeper = Sweeper(
+            database, live.writer, process_id="proc_live", lease_s=10, clock=lambda: next(times)
+        )
+        for _ in range(4):
+            assert await sweeper.look() == 0
+        assert await live.open_reservations() == 3
+        assert await sweeper.look() == 3
+        cost = (40 * 80 + 60 * 40 + 40 * 320) + (100 * 40 + 32 * 320)
+        assert await live.balance() == DOLLAR - cost
+        assert await live.open_reservations() == 0
+        assert {row.status for row in await live.usage()} == {"crashed"}
+
+
+async def test_one_that_was_swept_alive_charges_the_rest(ledger: Ledger) -> None:
+    await ledger.give("ann", DOLLAR)
+    charge = await ledger.open()
+    charge.progress(Counts(100, 32, cached_tokens=0))
+    async with ledger.database.read() as session:
+        reservation_id = (await session.execute(text("SELECT id FROM reservations"))).scalar_one()
+    assert await ledger.writer.sweep([Sweep(reservation_id, "ann")]) == 1
+    assert await ledger.balance() == DOLLAR - (100 * 80 + 32 * 320)
+    assert await ledger.writer.sweep([Sweep(reservation_id, "ann")]) == 0
+    ended = charge.end(Counts(100, 90, cached_tokens=0), DONE)
+    assert ended is not None
+    assert await ended == 100 * 80 + 90 * 320
+    assert await ledger.balance() == DOLLAR - (100 * 80 + 90 * 320)
+    (row,) = await ledger.usage()
+    assert (row.status, row.completion_tokens) == ("completed", 90)
+    async with ledger.database.read() as session:
+        columns = "requests, completion_tokens, cost_nanousd"
+        daily = (await session.execute(text(f"SELECT {columns} FROM usage_daily"))).one()
+    assert tuple(daily) == (1, 90, row.cost_nanousd)
+
+
+async def test_the_rest_is_charged_only_as_far_as_money_goes(ledger: Ledger) -> None:
+    await ledger.give("ann", MOST)
+    charge = await ledger.open()
+    async with ledger.database.read() as session:
+        reservation_id = (await session.execute(text("SELECT id FROM reservations"))).scalar_one()
+    await ledger.writer.sweep([Sweep(reservation_id, "ann")])
+    await ledger.open(request_id="another", max_tokens=990)
+    ended = charge.end(Counts(100, 90, cached_tokens=0), DONE)
+    assert ended is not None
+    assert await ended == 10 * 320
+    assert await ledger.balance() == 0
+
+
+def test_clocks_and_stalls_do_not_make_the_living_look_dead() -> None:
+    watch = Watch(lease_s=10)
+    for moment in range(0, 40, 2):
+        dead = watch.see({"living": moment, "still": 7}, float(moment))
+        assert dead == (["still"] if moment >= 10 else [])
+    assert watch.see({"living": 38, "still": 7}, 500.0) == []  # we stood still ourselves
+    assert watch.see({"living": 38, "still": 7}, 502.0) == []
+
+
+# --- databases that go away ---------------------------------------------------------------------
+
+
+class Faulty:
+    """Steps that, as told, lose the answer of a commit or cannot reach the database at all."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.lose = 0
+        self.away = 0
+        self.forever = False
+
+    async def run(self, step: object) -> object:
+        if self.away > 0 or self.forever:
+            self.away -= 1
+            raise ConnectionRefusedError("away")
+        result = await self.steps.run(step)  # type: ignore[arg-type]  # a step
+        if self.lose:
+            self.lose -= 1
+            raise OperationalError(
+                "COMMIT", {}, ConnectionResetError(), connection_invalidated=True
+            )
+        return result
+
+    async def close(self) -> None:
+        await self.steps.close()
+
+
+async def test_a_commit_whose_answer_is_lost_counts_once(database: Database) -> None:
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        faulty = Faulty(steps_of(database))
+        writer = LedgerWriter(faulty)  # type: ignore[arg-type]  # for any step
+        writer.start()
+        ledger.charging._writer = writer
+        for _ in range(3):
+            faulty.lose, faulty.away = 2, 1
+            charge = await ledger.open()
+            faulty.lose = 1
+            charge.progress(Counts(100, 64, cached_tokens=0))
+            faulty.lose = 2
+            ended = charge.end(Counts(100, 70, cached_tokens=0), DONE)
+            assert ended is not None
+            await ended
+        faulty.lose = 1
+        await writer.post(Post("ann", EntryKind.TOP_UP, 1, "once"))
+        assert await ledger.balance() == DOLLAR + 1 - 3 * (100 * 80 + 70 * 320)
+        assert await ledger.open_reservations() == 0
+        assert len(await ledger.usage()) == 3
+        await writer.close()
+
+
+async def test_away_for_long_refuses_the_new_and_keeps_the_ended(database: Database) -> None:
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        faulty = Faulty(steps_of(database))
+        writer = LedgerWriter(faulty, reserve_wait_s=0.05)  # type: ignore[arg-type]  # as above
+        writer.start()
+        ledger.charging._writer = writer
+        charge = await ledger.open()
+        faulty.forever = True
+        for _ in range(3):
+            with pytest.raises(OverloadedError) as refused:
+                await ledger.open()
+            assert refused.value.retry_after_s
+        ended = charge.end(Counts(100, 1, cached_tokens=0), DONE)
+        assert ended is not None
+        assert not ended.done()
+        faulty.forever = False
+        assert await ended == 100 * 80 + 320
+        await writer.close()
+        assert await ledger.balance() == DOLLAR - (100 * 80 + 320)
+        assert await ledger.open_reservations() == 0
+
+
+async def test_one_bad_operation_does_not_stop_the_others(ledger: Ledger) -> None:
+    await ledger.give("ann", DOLLAR)
+    bad = ledger.writer.put(Post("ann", EntryKind.TOP_UP, 2**70, "bad"))
+    good = ledger.writer.put(Post("ann", EntryKind.TOP_UP, 1, "good"))
+    assert isinstance(await bad, Exception)
+    await good
+    assert await ledger.balance() == DOLLAR + 1
+
+
+async def test_a_caller_who_leaves_reserves_nothing(ledger: Ledger) -> None:
+    await ledger.give("ann", DOLLAR)
+    tasks = [asyncio.create_task(ledger.open()) for _ in range(8)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await ledger.writer.close()
+    assert await ledger.open_reservations() == 0
+    assert await ledger.balance() == DOLLAR
+
+
+# --- one batch holds anything -------------------------------------------------------------------
+
+
+def _reservation(name: str) -> Reservation:
+    return Reservation(
+        id=name,
+        request_id="request " + name,
+        process_id="p",
+        user_id="ann",
+        key_id="",
+        model="m",
+        protocol="p",
+        rates=RATES,
+        reserved_nanousd=MOST,
+        max_tokens=1000,
+        counts=Counts(100),
+    )
+
+
+async def test_a_request_may_begin_and_end_in_one_batch(database: Database) -> None:
+    steps = steps_of(database)
+
+    async def run(operations: Sequence[Operation], *, again: bool = False) -> list[object]:
+        step = partial(_commit, operations=operations, again=again)
+        return await steps.run(step)
+
+    whole: list[Operation] = [
+        Post("ann", EntryKind.TOP_UP, DOLLAR, "gift"),
+        Reserve(_reservation("a")),
+        End(_reservation("a"), Counts(100, 1, cached_tokens=100), DONE),
+        End(_reservation("a"), Counts(100, 1, cached_tokens=100), DONE),
+        End(_reservation("never reserved"), Counts(100, 1), DONE),
+    ]
+    results = await run(whole)
+    cost = 100 * 40 + 320
+    assert results[2:] == [cost, cost, 0]
+    assert (await run(whole, again=True))[2:] == [cost, cost, 0]
+    async with database.read() as session:
+        query = text("SELECT count(*), sum(amount_nanousd) FROM ledger_entries")
+        assert tuple((await session.execute(query)).one()) == (3, DOLLAR - cost)
+    await steps.close()
+
+
+def _commit(
+    connection: Connection, *, operations: Sequence[Operation], again: bool
+) -> list[object]:
+    return list(commit(connection, operations, again=again))
