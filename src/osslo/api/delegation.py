@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from osslo.api.auth import JOB_HEADER, Caller, KeyRing
+from osslo.api.auth import Caller, KeyRing
 from osslo.errors import AuthenticationError
+from osslo.store.jobs import JOB_HEADER
 
 OwnerOf = Callable[[str], Awaitable[Caller | None]]
 """The owner of an unfinished job, by the id that the worker names; None if there is none."""

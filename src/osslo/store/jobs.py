@@ -23,6 +23,10 @@ from osslo.store.files import Clock
 from osslo.store.job_tables import JobRow
 
 
+JOB_HEADER = "x-osslo-job"
+"""The header in which a worker says to its server for whose job it asks: `SECRET SUBJECT`."""
+
+
 class LeaseLostError(OssloError):
     """Another worker has the job now; this one stops without a trace."""
 

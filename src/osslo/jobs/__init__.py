@@ -1,0 +1,1 @@
+"""Background jobs: the worker process, what it does for batches, and who looks after it."""
