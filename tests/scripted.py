@@ -117,6 +117,7 @@ class Script:
     cached_tokens: int = 0
     chunk: int = 1
     vanishes: bool = False  # ends without a terminal delta
+    logprob: float = -0.5  # of every token, where logprobs are asked for
 
 
 @dataclass
@@ -170,7 +171,7 @@ class ScriptedBackend:
                         room = request.sampling.max_tokens - count
                         tokens = step[start : start + script.chunk][:room]
                         count += len(tokens)
-                        yield self._delta(request, tokens)
+                        yield self._delta(request, tokens, script.logprob)
                         if count >= request.sampling.max_tokens:
                             finish = FinishReason.LENGTH
                             break
@@ -187,12 +188,15 @@ class ScriptedBackend:
             error=script.error,
         )
 
-    def _delta(self, request: GenerationRequest, tokens: tuple[int, ...]) -> TokenDelta:
+    def _delta(
+        self, request: GenerationRequest, tokens: tuple[int, ...], logprob: float
+    ) -> TokenDelta:
         wanted = request.sampling.logprobs
         logprobs: tuple[TokenLogprob, ...] = ()
         if wanted is not None:
             logprobs = tuple(
-                TokenLogprob(t, -0.5, tuple((t, -0.5 - n) for n in range(wanted))) for t in tokens
+                TokenLogprob(t, logprob, tuple((t, logprob - n) for n in range(wanted)))
+                for t in tokens
             )
         return TokenDelta(request.request_id, tokens, logprobs)
 

@@ -281,7 +281,7 @@ def _responses(shapes: Shapes, schemas: _Schemas) -> dict[str, Any]:
     responses = {str(shapes.status): good}
     for status in shapes.errors:
         responses[str(status)] = {
-            "description": _MEANINGS.get(status, HTTPStatus(status).phrase),
+            "description": _MEANINGS.get(status) or HTTPStatus(status).phrase,
             "content": {"application/json": {"schema": schemas.ref(shapes.error)}},
         }
     return responses

@@ -1,5 +1,5 @@
-"""Reply shapes that several of OpenAI's protocols share. They document and test what is sent; they
-are not used to send it.
+"""Shapes that several of OpenAI's protocols share. Those of replies document and test what is sent;
+they are not used to send it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,16 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from osslo.api.body import StrictSchema
+
 T = TypeVar("T")
+
+
+class StreamOptions(StrictSchema):
+    """What else a stream brings; `include_obfuscation` pads events, so that sizes say little."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class Reply(BaseModel):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from osslo.api.auth import Caller
@@ -15,6 +15,7 @@ from osslo.chat.choices import interleave
 from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
 from osslo.chat.metering import Bill
 from osslo.chat.models import ServedModel
+from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
 from osslo.errors import OssloError, PermissionDeniedError, ShuttingDownError
@@ -24,6 +25,10 @@ _log = logging.getLogger(LOGGER_NAME + ".turn")
 
 IndexedEvents = AsyncGenerator[tuple[int, TurnEvent], None]
 """The events of one or several turns, each with the index of its turn."""
+
+
+IndexedRawEvents = AsyncGenerator[tuple[int, RawEvent], None]
+"""The same of raw completions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,28 @@ async def start_turns(
         for choice in _copies(prepared, choices)
     ]
     return RunningTurns(prepared, interleave(turns))
+
+
+async def start_raw_turns(
+    services: Services,
+    caller: Caller,
+    model: ServedModel,
+    asked: Sequence[RawRequest],
+    *,
+    protocol: str,
+) -> IndexedRawEvents:
+    """Prepare raw completions and set them up to run side by side. Raises what `prepare_raw`
+    raises; the events begin when they are first read."""
+    prepared = await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
+    bill = Bill(model.id, protocol, caller.user_id, caller.key_id)
+    return interleave(
+        [
+            RawTurn(
+                model, one, meter=services.meter, bill=bill, on_ended=count_turns(model, services)
+            ).events()
+            for one in prepared
+        ]
+    )
 
 
 def _copies(turn: PreparedTurn, count: int) -> list[PreparedTurn]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import osslo
-from osslo.api.body import compact_json
-from osslo.api.errors import error_body
+from osslo.api.openai_replies import (
+    SYSTEM_FINGERPRINT,
+    Keep,
+    failure_event,
+    obfuscated,
+    usage_fields,
+)
 from osslo.api.sse import DONE, comment, data_event
-from osslo.api.turns import IndexedEvents
+from osslo.api.turns import IndexedEvents, failure_of
 from osslo.chat.events import (
     ContentLogprob,
     PrefillProgressed,
@@ -21,20 +24,12 @@ from osslo.chat.events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
-    TurnEnd,
     TurnEnded,
     TurnEvent,
     TurnStarted,
 )
-from osslo.errors import OssloError, ShuttingDownError
+from osslo.errors import OssloError
 from osslo.types import Timings, Usage
-
-Keep = Callable[[dict[str, Any]], Awaitable[None]]
-"""Stores the body of a whole answer."""
-
-_OBFUSCATION_BYTES = 64
-
-SYSTEM_FINGERPRINT = f"osslo-{osslo.__version__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +158,10 @@ async def whole_answer(head: ReplyHead, events: IndexedEvents) -> Answer:
 def _require_good(ended: TurnEnded | None) -> TurnEnded:
     if ended is None:
         raise OssloError("The turn ended without a terminal event.")
-    if ended.error is not None:
-        raise ended.error
-    if ended.reason is TurnEnd.ABORT:
-        raise _aborted()
+    failure = failure_of(ended)
+    if failure is not None:
+        raise failure
     return ended
-
-
-def _aborted() -> OssloError:
-    return ShuttingDownError("The server stopped the request before it was done.", code="aborted")
 
 
 # --- the stream ---------------------------------------------------------------------------------
@@ -192,13 +182,11 @@ async def streamed_reply(
             if keep is not None:
                 answer.add(index, event)
             match event:
-                case TurnEnded(error=OssloError() as error):
-                    yield failure_event(error)
-                    return
-                case TurnEnded(reason=TurnEnd.ABORT):
-                    yield failure_event(_aborted())
-                    return
                 case TurnEnded(usage=usage):
+                    failure = failure_of(event)
+                    if failure is not None:
+                        yield failure_event(failure)
+                        return
                     usages.append(usage)
             for chunk in stream.chunks(index, event):
                 yield chunk
@@ -264,38 +252,10 @@ class _ChunkStream:
         if head.include_usage:
             chunk["usage"] = None
         chunk |= extra or {}
-        return data_event(_obfuscated(chunk) if head.obfuscate else chunk)
-
-
-def _obfuscated(chunk: dict[str, Any]) -> dict[str, Any]:
-    """`chunk`, padded with random text so that its length says little of the text's."""
-    missing = -len(compact_json(chunk)) % _OBFUSCATION_BYTES
-    return {**chunk, "obfuscation": secrets.token_hex(_OBFUSCATION_BYTES)[:missing]}
-
-
-def failure_event(error: OssloError) -> bytes:
-    """An error inside a stream; official clients raise it."""
-    return data_event(error_body(error))
+        return data_event(obfuscated(chunk) if head.obfuscate else chunk)
 
 
 # --- shared -------------------------------------------------------------------------------------
-
-
-def usage_fields(usages: list[Usage]) -> dict[str, Any]:
-    """One usage record for all choices. They share the prompt, which counts once."""
-    prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
-    completion_tokens = sum(usage.completion_tokens for usage in usages)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": min((usage.cached_tokens for usage in usages), default=0)
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
-        },
-    }
 
 
 def _call(call_id: str, name: str, *, custom: bool) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from osslo.api.auth import Caller, WithCaller
 from osslo.api.body import read_json
 from osslo.api.chat_completions.reply import (
     Answer,
-    Keep,
     ReplyHead,
-    failure_event,
     streamed_reply,
     whole_answer,
 )
@@ -24,6 +22,7 @@ from osslo.api.chat_completions.request import to_chat_request
 from osslo.api.chat_completions.schema import ChatCompletionRequest
 from osslo.api.chat_completions.stored import completion_store, stored_messages
 from osslo.api.headers import turn_headers
+from osslo.api.openai_replies import Keep, failure_event
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, unless_disconnected

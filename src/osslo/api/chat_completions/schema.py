@@ -12,6 +12,7 @@ from pydantic import Field
 
 from osslo.api.body import StrictSchema
 from osslo.api.guided import GuidedFields
+from osslo.api.shapes import StreamOptions
 
 REFUSED = "Refused, by name: it cannot apply here."
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
@@ -156,11 +157,6 @@ class JsonSchemaFormat(StrictSchema):
 class ResponseFormatInput(StrictSchema):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
-
-
-class StreamOptions(StrictSchema):
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
 
 
 class ReasoningInput(StrictSchema):

@@ -1,0 +1,1 @@
+"""`/v1/completions`: OpenAI's legacy protocol over raw completions."""
