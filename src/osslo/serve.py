@@ -6,6 +6,7 @@ knows how the parts are made.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -17,12 +18,20 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from osslo.accounts.records import IssuedLink
+from osslo.accounts.service import open_accounts
+from osslo.api.accounts.keyring import AccountsKeyRing
+from osslo.api.accounts.replies import link_url
 from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
+from osslo.api.client_address import Proxies
+from osslo.api.rate_limits import LimitedMeter
 from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
+from osslo.chat.metering import FreeMeter
 from osslo.chat.models import ModelRegistry, ServedModel
 from osslo.db.database import Database, sqlite_url
+from osslo.db.migrate import upgrade
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
 from osslo.model.memory import MemoryPlan
@@ -49,6 +58,15 @@ class Server:
     memory: MemoryPlan
     key: str
     key_origin: str
+    first: FirstStart
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStart:
+    """Whether there are users, and if not the link with which the first one is made."""
+
+    has_users: bool
+    setup: IssuedLink | None
 
 
 def build(
@@ -64,10 +82,16 @@ def build(
     memory = plan_memory(settings, native)
     opened = open_served(settings, located, native, memory)
     key, origin = api_key(settings)
+    first = asyncio.run(prepare_accounts(settings))
+    database = Database(database_url(settings))
+    accounts = open_accounts(database, settings.accounts, settings.folders.home)
     services = Services(
         registry=ModelRegistry((opened.served,)),
-        keys=SingleKeyRing(key),
-        database=Database(database_url(settings)),
+        keys=AccountsKeyRing(accounts, SingleKeyRing(key)),
+        database=database,
+        accounts=accounts,
+        proxies=Proxies(settings.accounts.trusted_proxies),
+        meter=LimitedMeter(accounts, FreeMeter()),
         seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
@@ -86,7 +110,25 @@ def build(
         memory=memory,
         key=key,
         key_origin=origin,
+        first=first,
     )
+
+
+async def prepare_accounts(settings: Settings) -> FirstStart:
+    """Bring the database up to date, and make the first owner's link if there are no users.
+
+    Raises `ConfigurationError` for a database that cannot be used, or one whose keys were made with
+    another pepper.
+    """
+    database = Database(database_url(settings))
+    try:
+        await upgrade(database)
+        accounts = open_accounts(database, settings.accounts, settings.folders.home)
+        await accounts.options.check_pepper()
+        setup = await accounts.links.setup()
+        return FirstStart(has_users=setup is None, setup=setup)
+    finally:
+        await database.close()
 
 
 def database_url(settings: Settings) -> str:
@@ -114,16 +156,33 @@ def startup_text(server: Server, url: str) -> str:
         f"  context:  {model.context_tokens:,} tokens",
         *(f"  {'memory:' if not row else '':9} {what}: {size}" for row, (what, size) in memory),
         f"  compute:  {native.threads} threads, {native.kernels} kernels",
-        f"  key:      {server.key}  (from {server.key_origin})",
+        *_key_lines(server, server.settings.accounts.public_url or url),
         "",
         "Try it:",
         f"  curl {url}/v1/chat/completions \\",
-        f"    -H 'Authorization: Bearer {server.key}' \\",
+        f"    -H 'Authorization: Bearer {_shown_key(server)}' \\",
         f"    -d '{json.dumps(question)}'",
         "",
         f"Next: {url}/docs (API), osslo chat (terminal), osslo --help. Stop with Ctrl-C.",
     ]
     return "\n".join(line for index, line in enumerate(lines) if line or index > 2)
+
+
+def _key_lines(server: Server, url: str) -> list[str]:
+    if server.first.setup is None:
+        return [
+            f"  keys:     those of this server's users: {url}/console, or osslo keys",
+            f"  note:     since there are users, the key from {server.key_origin} is not taken",
+        ]
+    return [
+        f"  key:      {server.key}  (from {server.key_origin})",
+        f"  accounts: none; everything is free. To make the owner's: "
+        f"{link_url(url, server.first.setup)}",
+    ]
+
+
+def _shown_key(server: Server) -> str:
+    return "YOUR_KEY" if server.first.has_users else server.key
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -174,6 +233,7 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
         port=settings.server.port,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # `Proxies` reads them, from named proxies only
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
     )

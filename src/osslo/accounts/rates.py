@@ -22,7 +22,7 @@ from limits.aio.strategies import FixedWindowRateLimiter, SlidingWindowCounterRa
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
-from osslo.accounts.records import KeyHolder, RateLimits
+from osslo.accounts.records import Key, RateLimits, User
 from osslo.errors import ConfigurationError, RateLimitError, RequestError
 from osslo.telemetry import LOGGER_NAME
 
@@ -68,14 +68,16 @@ class Admitted:
     held_tokens: int
 
 
-def subjects_of(holder: KeyHolder, defaults: RateLimits) -> tuple[Subject, ...]:
-    """The key and its user, with their limits; where a user has none, the defaults hold."""
-    user, key = holder.user, holder.key
+def subjects_of(user: User, defaults: RateLimits, key: Key | None = None) -> tuple[Subject, ...]:
+    """The user, and the key if one was used, as far as they have limits; where a user has none of
+    their own, the defaults hold."""
     limits = RateLimits(
         user.limits.requests_per_minute or defaults.requests_per_minute,
         user.limits.tokens_per_minute or defaults.tokens_per_minute,
     )
-    named = (Subject(user.id, limits), Subject(key.id, key.rules.limits))
+    named = [Subject(user.id, limits)]
+    if key is not None:
+        named.append(Subject(key.id, key.rules.limits))
     return tuple(subject for subject in named if subject.limits != RateLimits())
 
 

@@ -68,7 +68,7 @@ class Accounts:
     async def run(self, stop: asyncio.Event, *, every_s: float = _WRITE_EVERY_S) -> None:
         """Until `stop` is set: write when keys were last used, and forget what has expired."""
         turn = 0
-        while not stop.is_set():
+        while not stop.is_set():  # the last round comes after the end, for what was used till then
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 import osslo
+from osslo.accounts.service import Accounts
 from osslo.api import docs, health, models
 from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
@@ -46,11 +48,12 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await upgrade(services.database)
-        yield
-        services.lifecycle.drain()
-        for model in services.registry:
-            await model.backend.drain(services.drain_s)
-            await model.backend.close()
+        async with tended(services.accounts):
+            yield
+            services.lifecycle.drain()
+            for model in services.registry:
+                await model.backend.drain(services.drain_s)
+                await model.backend.close()
         await services.database.close()
 
     app = FastAPI(
@@ -81,6 +84,22 @@ def create_app(services: Services) -> FastAPI:
     install_openapi(app, routers, tags=_TAGS)
     app.add_middleware(RequestGate, metrics=services.metrics)
     return app
+
+
+@asynccontextmanager
+async def tended(accounts: Accounts | None) -> AsyncIterator[None]:
+    """Tend the accounts in the background for the length of the block."""
+    if accounts is None:
+        yield
+        return
+    await accounts.options.check_pepper()
+    stop = asyncio.Event()
+    tending = asyncio.create_task(accounts.run(stop), name="osslo-accounts")
+    try:
+        yield
+    finally:
+        stop.set()
+        await tending
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -1,4 +1,5 @@
-"""The outermost layer: request ids, timing headers, metrics, and the last catch for our own bugs.
+"""The outermost layer: request ids, metrics, the last catch for our own bugs, and the headers of
+every answer (ids, timing, rate limits, what browsers may do with it).
 
 Plain ASGI, so that streams pass through untouched.
 """
@@ -7,14 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osslo.api.errors import error_response, internal_error
+from osslo.api.messages.errors import speaks_anthropic
+from osslo.api.rate_limits import RATE_HEADERS, RateHeaders, rate_headers
 from osslo.telemetry import LOGGER_NAME, REQUEST_ID, Metrics, accept_request_id
 
 _log = logging.getLogger(LOGGER_NAME + ".http")
+_FOR_BROWSERS = (
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "same-origin"),  # with no-referrer, forms would send no Origin
+    ("cross-origin-resource-policy", "same-origin"),
+)
 _KNOWN_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
@@ -31,6 +41,7 @@ class RequestGate:
             return
         exchange = _Exchange(scope, send)
         token = REQUEST_ID.set(exchange.request_id)
+        rates = RATE_HEADERS.set(exchange.rates)
         self._metrics.request_started()
         try:
             await self._app(scope, receive, exchange.send)
@@ -41,6 +52,7 @@ class RequestGate:
         finally:
             self._end(exchange)
             REQUEST_ID.reset(token)
+            RATE_HEADERS.reset(rates)
 
     def _end(self, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
@@ -69,6 +81,7 @@ class _Exchange:
         self.method: str = scope["method"]
         self.started = time.perf_counter()
         self.status = 0
+        self.rates = RateHeaders()
         self.request_id = accept_request_id(Headers(scope=scope).get("x-request-id"))
 
     @property
@@ -84,4 +97,14 @@ class _Exchange:
             headers["request-id"] = self.request_id  # Anthropic's spelling
             elapsed_ms = (time.perf_counter() - self.started) * 1000
             headers["openai-processing-ms"] = str(round(elapsed_ms))
+            for name, value in _FOR_BROWSERS:
+                headers.setdefault(name, value)
+            self._tell_limits(headers)
         await self._send(message)
+
+    def _tell_limits(self, headers: MutableHeaders) -> None:
+        told = rate_headers(
+            self.rates.standing, anthropic=speaks_anthropic(self._scope), now=datetime.now(UTC)
+        )
+        for name, value in told:
+            headers[name] = value
