@@ -1,6 +1,6 @@
 """Anthropic's messages and blocks to neutral chat messages.
 
-An assistant's message becomes one turn: its thinking, its text, its calls. A user's message becomes
+An assistant's message becomes a turn: its thinking, its text, its calls. A user's message becomes
 its tool results and texts in their order. A last message of the assistant is the beginning of the
 answer. Every block that is not text, thinking or a tool's is refused by name.
 """
@@ -23,6 +23,7 @@ from osslo.api.messages.schema import (
     ToolUseBlock,
 )
 from osslo.api.messages.thinking import ThinkingSeal
+from osslo.chat.events import Phase
 from osslo.chat.request import AssistantTurn, ChatMessage, SystemText, ToolOutput, UserText
 from osslo.errors import RequestError, UnsupportedError
 from osslo.types import ToolCall
@@ -92,26 +93,31 @@ class _Reader:
         placed = [(block, f"{where}.content[{index}]") for index, block in enumerate(blocks)]
         match message.role:
             case "assistant":
-                return [self._assistant(placed)]
+                return self._assistant(placed)
             case "system":
                 texts = [_only_text(block, place, "system") for block, place in placed]
                 return [SystemText("\n".join(texts))]
             case _:
                 return self._user(placed)
 
-    def _assistant(self, placed: Sequence[tuple[Block, str]]) -> AssistantTurn:
+    def _assistant(self, placed: Sequence[tuple[Block, str]]) -> list[ChatMessage]:
+        """One turn, or several where the model thought again after a preamble."""
+        turns: list[ChatMessage] = []
         texts: list[str] = []
         thoughts: list[str] = []
         calls: list[ToolCall] = []
         for block, where in placed:
             match block:
                 case ThinkingBlock() | RedactedThinkingBlock():
+                    if texts and not calls:
+                        turns.append(_turn(texts, thoughts, phase=Phase.COMMENTARY))
+                        texts, thoughts = [], []
                     thoughts.append(self._seal.read(block, where))
                 case ToolUseBlock():
                     calls.append(self._call(block, where))
                 case _:
                     texts.append(_only_text(block, where, "assistant"))
-        return AssistantTurn(_joined(texts), _joined(thoughts), tuple(calls))
+        return [*turns, _turn(texts, thoughts, calls)]
 
     def _call(self, block: ToolUseBlock, where: str) -> ToolCall:
         if block.id in self._calls:
@@ -180,6 +186,16 @@ def _only_text(block: Block, where: str, owner: str) -> str:
 
 def _text_block(text: str) -> Block:
     return TextBlock(type="text", text=text, citations=None)
+
+
+def _turn(
+    texts: Sequence[str],
+    thoughts: Sequence[str],
+    calls: Sequence[ToolCall] = (),
+    *,
+    phase: Phase | None = None,
+) -> AssistantTurn:
+    return AssistantTurn(_joined(texts), _joined(thoughts), tuple(calls), phase)
 
 
 def _joined(texts: Sequence[str]) -> str:

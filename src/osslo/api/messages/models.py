@@ -24,7 +24,7 @@ class ModelsQuery(StrictSchema):
     limit: int = Field(20, ge=1, le=1000)
     after_id: str | None = Field(None, max_length=256)
     before_id: str | None = Field(None, max_length=256)
-    lifecycle: list[str] | None = None
+    lifecycle: list[str] = Field([], max_length=3, description="All models are active.")
 
 
 def model_page(request: Request, services: Services) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def model_page(request: Request, services: Services) -> dict[str, Any]:
     for a bad query or a cursor that is no name."""
     query = read_query(request, ModelsQuery)
     names = list(services.registry.names().items())
-    if query.lifecycle is not None and "active" not in query.lifecycle:
+    if query.lifecycle and "active" not in query.lifecycle:
         names = []
     begin = _place(names, query.after_id, "after_id", 0, step=1)
     end = _place(names, query.before_id, "before_id", len(names), step=0)

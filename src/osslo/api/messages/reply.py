@@ -61,7 +61,7 @@ class MessageHead:
 async def whole_reply(head: MessageHead, events: IndexedEvents) -> tuple[Event, TurnEnded]:
     """Read `events` to their end; the message, and how the turn ended. Raises the turn's error."""
     writer = MessageEvents(head)
-    message = _Message()
+    message = MessageBuilder()
     ended: TurnEnded | None = None
     try:
         async for _, event in events:
@@ -234,7 +234,7 @@ class _ToolInput:
         return compact_json({NOT_AN_OBJECT: held}).decode() if held else ""
 
 
-class _Message:
+class MessageBuilder:
     """Puts a message together from its events, as clients do."""
 
     def __init__(self) -> None:
