@@ -6,6 +6,7 @@ cache of compiled grammars. A `Constraint` belongs to one sequence.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,25 @@ from osslo.errors import EngineError, GrammarError
 from osslo.types import Grammar, TokenId
 
 CACHED_GRAMMARS = 64
+
+STEP_LEXER_FUEL = 100_000
+"""Work of one mask on the lexer; llguidance counts about 14,000 a millisecond."""
+
+STEP_MAX_ITEMS = 20_000
+"""Parser items of one mask, or of one run of forced text; about 20,000 a millisecond."""
+
+MAX_LEXER_STATES = 25_000
+"""States a sequence may give its lexer: about 1 kB each."""
+
+_ENCODED_CHARS = 1024
+"""Forced text is encoded in pieces of this size: byte-pair encoding is quadratic in long words."""
+
+
+_TOO_COMPLEX = re.compile(
+    r"too many (items|expressions|states)|items; max is|TooComplex|fuel|too (big|large)",
+    re.IGNORECASE,
+)
+_DEAD_END = re.compile(r"^NoExtension")
 
 
 class GrammarVocabulary(Protocol):
@@ -66,12 +86,13 @@ class ConstraintCompiler:
         with self._lock:
             tokenizer = self._get_tokenizer()
             matcher = self._compiled.get(grammar.lark)
-            if matcher is None:
-                matcher = _compile(tokenizer, grammar.lark)
-                self._compiled[grammar.lark] = matcher
-                if len(self._compiled) > CACHED_GRAMMARS:
-                    self._compiled.popitem(last=False)
+        if matcher is None:  # outside the lock: nobody waits for another's grammar
+            matcher = _compile(tokenizer, grammar.lark)
+        with self._lock:
+            self._compiled[grammar.lark] = matcher
             self._compiled.move_to_end(grammar.lark)
+            if len(self._compiled) > CACHED_GRAMMARS:
+                self._compiled.popitem(last=False)
             return Constraint(matcher.deep_copy(), tokenizer.vocab_size)
 
     def _get_tokenizer(self) -> llguidance.LLTokenizer:
@@ -94,11 +115,19 @@ class _TokenSource:
 
     def __call__(self, text: bytes) -> list[TokenId]:
         """Ids of what a grammar forces; llguidance passes whole characters only."""
-        return self._encode(text.decode())
+        whole = text.decode()
+        pieces = range(0, len(whole), _ENCODED_CHARS)
+        return [id_ for at in pieces for id_ in self._encode(whole[at : at + _ENCODED_CHARS])]
 
 
 def _compile(tokenizer: llguidance.LLTokenizer, lark: str) -> llguidance.LLMatcher:
-    limits = llguidance.LLParserLimits(verbose_errors=False)  # no user text in errors or logs
+    limits = llguidance.LLParserLimits(
+        step_lexer_fuel=STEP_LEXER_FUEL,
+        step_max_items=STEP_MAX_ITEMS,
+        max_lexer_states=MAX_LEXER_STATES,
+        precompute_large_lexemes=False,  # measured: slower to compile and no faster to mask
+        verbose_errors=False,  # no user text in errors or logs
+    )
     source = llguidance.LLMatcher.grammar_from_lark(lark)
     matcher = llguidance.LLMatcher(tokenizer, source, log_level=0, limits=limits)
     if matcher.is_error():
@@ -144,12 +173,31 @@ class Constraint:
             )
 
     def forced(self) -> list[TokenId]:
-        """The tokens that must come next, if there is no choice; they are not consumed."""
-        return [] if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
+        """The tokens that must come next, if there is no choice; they are not consumed.
+
+        Raises GrammarError where finding them takes too much work.
+        """
+        if self._matcher.is_stopped():
+            self._check()
+            return []
+        tokens = self._matcher.compute_ff_tokens()
+        self._check()
+        return tokens
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise EngineError(f"the grammar failed while running: {_first_line(self._matcher)}")
+        """Raises GrammarError where the grammar is to blame, EngineError otherwise."""
+        if not self._matcher.is_error():
+            return
+        reason = _first_line(self._matcher)
+        if _TOO_COMPLEX.search(reason):
+            raise GrammarError(
+                f"the schema or grammar is too complex to enforce ({reason}); a step may make "
+                f"{STEP_MAX_ITEMS} parser items and its text {MAX_LEXER_STATES} lexer states: "
+                "simplify its patterns, repetitions or alternatives"
+            )
+        if _DEAD_END.search(reason):
+            raise GrammarError(f"the schema or grammar allows nothing at all here ({reason})")
+        raise EngineError(f"the grammar failed while running: {reason}")
 
 
 def _first_line(matcher: llguidance.LLMatcher) -> str:

@@ -15,7 +15,8 @@ from llguidance import LLMatcher, regex_to_lark
 
 from osslo.errors import GrammarError
 from osslo.harmony.callers_lark import checked_lark
-from osslo.harmony.schemas import checked_schema, last_line
+from osslo.harmony.schema_cost import fixed_chars_of_pattern
+from osslo.harmony.schemas import MAX_FIXED_CHARS, checked_schema, last_line
 
 MAX_CHOICES = 10_000
 MAX_PATTERN_CHARS = 10_000
@@ -70,10 +71,15 @@ Body = TextBody | JsonBody | RegexBody | LarkBody | ChoiceBody
 
 @dataclass(frozen=True, slots=True)
 class BodyRule:
-    """The right-hand side of a rule that matches a body; `warnings` name what it leaves out."""
+    """The right-hand side of a rule that matches a body; `warnings` name what it leaves out.
+
+    `long_runs`: it may leave no choice about very much text, which is then better sampled token
+    by token than written out in one go.
+    """
 
     lark: str
     warnings: tuple[str, ...] = ()
+    long_runs: bool = False
 
 
 def lark_body(body: Body, *, param: str) -> BodyRule:
@@ -85,11 +91,13 @@ def lark_body(body: Body, *, param: str) -> BodyRule:
             return BodyRule(rf"/(.|\n){{0,{max_chars}}}/")
         case JsonBody(schema, lenient):
             checked = checked_schema(schema, param, lenient=lenient)
-            return BodyRule(f"%json {checked.text}", checked.warnings)
+            return BodyRule(f"%json {checked.text}", checked.warnings, checked.long_runs)
         case RegexBody(pattern):
-            return BodyRule(_checked_pattern(pattern, param))
+            long_runs = fixed_chars_of_pattern(pattern) > MAX_FIXED_CHARS
+            return BodyRule(_checked_pattern(pattern, param), long_runs=long_runs)
         case LarkBody(grammar):
-            return BodyRule(f"%lark {{\n{checked_lark(grammar, param)}\n}}")
+            nested = f"%lark {{\n{checked_lark(grammar, param)}\n}}"
+            return BodyRule(nested, long_runs=True)  # how long, only its parser could say
         case ChoiceBody(choices):
             if not choices or len(choices) > MAX_CHOICES:
                 message = f"{param} needs between 1 and {MAX_CHOICES} choices"

@@ -24,6 +24,10 @@ MAX_PRELUDES = 8
 
 MAX_PARALLEL_CALLS = 16
 MAX_TOOLS = 256
+MAX_GRAMMAR_CHARS = 1024 * 1024
+
+_NO_FORCING = '%llguidance {"no_forcing": true}'
+"""Then no text is written out unsampled: a caller's grammar could make that run go on for ever."""
 
 _NAME = re.compile(r"[\w.\-]{1,128}", re.ASCII)
 _HEAD = """sep: <|end|> <|start|> "assistant"
@@ -131,7 +135,13 @@ def turn_grammar(options: GrammarOptions) -> TurnGrammar:
     if calls:
         _calls(calls, rules, most=_most_calls(options))
         endings.append("calls")
-    lark = "\n".join([f"{begin} ({' | '.join(endings)})", *rules.lines, ""])
+    head = [_NO_FORCING] * bool(rules.long_runs)
+    lark = "\n".join([*head, f"{begin} ({' | '.join(endings)})", *rules.lines, ""])
+    if len(lark) > MAX_GRAMMAR_CHARS:
+        raise GrammarError(
+            f"tools and output format together are larger than {MAX_GRAMMAR_CHARS // 1024} KiB",
+            param="tools",
+        )
     return TurnGrammar(Grammar(lark), tuple(rules.warnings))
 
 
@@ -149,11 +159,14 @@ class _Rules:
 
     lines: list[str]
     warnings: list[str] = field(default_factory=list)
+    long_runs: set[str] = field(default_factory=set)  # names of the rules that have them
 
     def body(self, name: str, body: Body, *, param: str) -> None:
         rule = lark_body(body, param=param)
         self.lines.append(f"{name}: {rule.lark}")
         self.warnings.extend(rule.warnings)
+        if rule.long_runs:
+            self.long_runs.add(name)
 
 
 def _preludes(options: GrammarOptions, rules: _Rules, *, preamble: bool) -> str:

@@ -9,16 +9,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llguidance import LLMatcher, regex_to_lark
 
 from osslo.errors import GrammarError
+from osslo.harmony.schema_cost import UnboundedSchemaError, schema_cost
 
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 64
 MAX_WARNINGS = 8
+
+MAX_PATTERNS_TOGETHER = 12
+"""Patterns and formats for one value: 12 take 40 ms to intersect, 16 more than a second."""
+
+MAX_MULTIPLE = 1000
+"""Of all `multipleOf`s for one value: an automaton has so many states; 716,000 took 6 s, 350 MB."""
+
+MAX_FIXED_CHARS = 16 * 1024
+"""More text without a choice than this is not written out in one go (by 100,000: 0.3 s)."""
 
 _KEYWORD_OF_MESSAGE = (
     (re.compile(r"Unknown format: (.*)"), "format"),
@@ -32,10 +42,14 @@ _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*\])")
 
 @dataclass(frozen=True, slots=True)
 class CheckedSchema:
-    """A schema that compiles, as JSON with our options in it, and what it does not enforce."""
+    """A schema that compiles, as JSON with our options in it, and what it does not enforce.
+
+    `long_runs`: it may leave no choice about more than `MAX_FIXED_CHARS` of text.
+    """
 
     text: str
     warnings: tuple[str, ...] = ()
+    long_runs: bool = False
 
 
 def checked_schema(schema: Mapping[str, Any] | bool, param: str, *, lenient: bool) -> CheckedSchema:
@@ -52,17 +66,43 @@ def checked_schema(schema: Mapping[str, Any] | bool, param: str, *, lenient: boo
     parsed = {} if schema is True else json.loads(text)
     if not isinstance(parsed, dict):
         raise _refusal(param, "is not a JSON schema (an object)")
+    long_runs = _check_cost(parsed, param)
     if not lenient:
-        return _compiled(parsed, param, lenient=False)
+        return replace(_compiled(parsed, param, lenient=False), long_runs=long_runs)
     try:
-        return _compiled(parsed, param, lenient=True)
+        return replace(_compiled(parsed, param, lenient=True), long_runs=long_runs)
     except GrammarError:
         dropped: list[str] = []
         loosened = _without_bad_patterns(parsed, dropped)
         if not dropped:
             raise
         checked = _compiled(loosened, param, lenient=True)
-        return CheckedSchema(checked.text, (*_bad_patterns(dropped, param), *checked.warnings))
+        warnings = (*_bad_patterns(dropped, param), *checked.warnings)
+        return CheckedSchema(checked.text, warnings, long_runs)
+
+
+def _check_cost(schema: dict[str, Any], param: str) -> bool:
+    """Whether the schema has long runs of fixed text. Raises `GrammarError` if it costs too much.
+
+    llguidance itself bounds the size of a grammar and the work of each mask.
+    """
+    try:
+        cost = schema_cost(schema)
+    except UnboundedSchemaError as error:
+        raise _refusal(param, str(error)) from error
+    if cost.patterns > MAX_PATTERNS_TOGETHER:
+        raise _refusal(
+            param,
+            f"asks one value to match {cost.patterns} 'pattern's or 'format's at once; the most is "
+            f"{MAX_PATTERNS_TOGETHER}",
+        )
+    if cost.multiple > MAX_MULTIPLE:
+        raise _refusal(
+            param,
+            f"has a 'multipleOf' (or several for one value) of {cost.multiple} steps; the most is "
+            f"{MAX_MULTIPLE}",
+        )
+    return cost.fixed_chars > MAX_FIXED_CHARS
 
 
 def _compiled(schema: dict[str, Any], param: str, *, lenient: bool) -> CheckedSchema:
