@@ -26,6 +26,7 @@ from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.client_address import Proxies
 from osslo.api.rate_limits import LimitedMeter
+from osslo.api.replays import Replays
 from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
 from osslo.chat.metering import FreeMeter
@@ -91,10 +92,16 @@ def build(
         database=database,
         accounts=accounts,
         proxies=Proxies(settings.accounts.trusted_proxies),
+        public_url=settings.accounts.public_url,
         meter=LimitedMeter(accounts, FreeMeter()),
         seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
+        replays=Replays(
+            ttl_s=settings.server.idempotency_ttl_s,
+            max_bytes=settings.server.idempotency_max_bytes,
+        ),
+        cors_origins=settings.server.cors_origins,
         heartbeat_s=settings.server.heartbeat_s,
         drain_s=settings.server.drain_s,
     )

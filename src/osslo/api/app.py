@@ -9,10 +9,12 @@ from types import MappingProxyType
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 
 import osslo
 from osslo.accounts.service import Accounts
-from osslo.api import docs, health, models
+from osslo.api import docs, health, models, tokenize
+from osslo.api.accounts import routes as management
 from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.complete import routes as complete
@@ -26,13 +28,33 @@ from osslo.api.services import Services
 from osslo.db.migrate import upgrade
 
 _DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer …`."
+_EXPOSED_HEADERS = (
+    "idempotency-replayed",
+    "openai-processing-ms",
+    "retry-after",
+    "server-timing",
+    "x-osslo-model",
+    "x-osslo-warnings",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+    "x-request-id",
+)
 _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
+        "tokens": "Text to token ids and back.",
         "models": "What is served, and under which names.",
+        "account": "Signing in and up, and one's own account.",
+        "keys": "API keys.",
+        "users": "Users and invitations, for admins.",
+        "operating": "Prices, settings, the audit log.",
         "server": "Health, metrics and where things are; no key needed.",
     }
 )
@@ -42,7 +64,8 @@ def create_app(services: Services) -> FastAPI:
     """The ASGI application over `services`. It migrates the database when it starts; when it shuts
     down it drains and closes the backends.
 
-    Cross-origin requests are refused by browsers, because no CORS headers are sent.
+    Browsers refuse cross-origin requests, except from the origins in `services.cors_origins`: no
+    other gets CORS headers. Cookies never cross origins.
     """
 
     @asynccontextmanager
@@ -74,14 +97,25 @@ def create_app(services: Services) -> FastAPI:
         chat_completions.router,
         stored_completions.router,
         completions.router,
+        tokenize.router,
         files.router,
         messages.router,
         complete.router,
+        *management.routers,
         docs.router,
     )
     for router in routers:
         app.include_router(router)
     install_openapi(app, routers, tags=_TAGS)
+    if services.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=services.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED_HEADERS,
+            max_age=600,
+        )
     app.add_middleware(RequestGate, metrics=services.metrics)
     return app
 

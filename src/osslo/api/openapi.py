@@ -59,6 +59,12 @@ SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
         "name": "x-api-key",
         "description": "The same key, as Anthropic's clients send it.",
     },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "osslo_session",
+        "description": "A signed-in browser; what changes something also needs x-csrf-token.",
+    },
 }
 
 REFS = "#/components/schemas/"

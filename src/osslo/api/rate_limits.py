@@ -104,8 +104,15 @@ class _LimitedCharge:
     admitted: Admitted
     meter: LimitedMeter
 
-    def progress(self, usage: Usage) -> None:
-        self.inner.progress(usage)
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    def progress(self, usage: Usage, *, cached_known: bool) -> None:
+        self.inner.progress(usage, cached_known=cached_known)
+
+    async def keep_up(self) -> None:
+        await self.inner.keep_up()
 
     def settle(self, ended: TurnEnded) -> None:
         self.meter.finish(self.admitted, ended.usage.completion_tokens)

@@ -14,6 +14,7 @@ from osslo.accounts.service import Accounts
 from osslo.api.auth import Delegation, KeyRing
 from osslo.api.client_address import Proxies
 from osslo.api.delegation import NoDelegation
+from osslo.api.replays import Replays
 from osslo.api.seal import Seal
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
@@ -67,11 +68,14 @@ class Services:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     accounts: Accounts | None = None
     proxies: Proxies = field(default_factory=Proxies)
+    public_url: str | None = None
     delegation: Delegation = field(default_factory=NoDelegation)
     limits: LimitSettings = field(default_factory=LimitSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     files: FileStore | None = None
     jobs: JobSettings = field(default_factory=JobSettings)
+    replays: Replays = field(default_factory=lambda: Replays(ttl_s=600, max_bytes=1 << 26))
+    cors_origins: tuple[str, ...] = ()
     heartbeat_s: float = 10.0
     start_grace_s: float = 1.0
     drain_s: float = 30.0
