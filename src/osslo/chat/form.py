@@ -29,7 +29,7 @@ from osslo.harmony.bodies import (
     TextBody,
     lark_body,
 )
-from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar, turn_grammar
+from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar
 from osslo.types import Grammar
 
 
@@ -48,7 +48,7 @@ def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
     reasons = model.reasons and request.reasoning and not request.prefill
     if _is_free(request) and (reasons or request.prefill or model.default_grammar is not None):
         return None if model.default_grammar is None else TurnGrammar(model.default_grammar)
-    return turn_grammar(
+    return model.grammars.turn_grammar(
         GrammarOptions(
             tools=request.tools,
             custom_tools=request.custom_tools,

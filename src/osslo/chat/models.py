@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from osslo.engine.backend import Backend
 from osslo.errors import ConfigurationError, ModelNotFoundError
+from osslo.harmony.grammar_cache import GrammarCache
 from osslo.harmony.messages import Conversation
 from osslo.harmony.vocabulary import Vocabulary
 from osslo.types import BackendStats, Grammar
@@ -30,6 +31,7 @@ class ServedModel:
     `note` says plainly what it is. `created` is in seconds of Unix time. `default_grammar` keeps
     the output of a model that was not tuned for harmony in form where a request brings no grammar
     of its own; `reasons` False says that this model's analysis is of no use and is skipped.
+    `grammars` remembers the grammars of earlier requests.
     """
 
     id: str
@@ -42,6 +44,7 @@ class ServedModel:
     reasons: bool = True
     default_grammar: Grammar | None = None
     prompt: PromptProfile = PromptProfile()
+    grammars: GrammarCache = field(default_factory=GrammarCache, compare=False, repr=False)
 
     @property
     def context_tokens(self) -> int:
