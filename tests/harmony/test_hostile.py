@@ -10,7 +10,7 @@ import pytest
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import GrammarError
 from osslo.harmony.bodies import JsonBody, LarkBody, RegexBody, lark_body
-from osslo.harmony.grammar import GrammarOptions, build_grammar
+from osslo.harmony.grammar import GrammarOptions, build_grammar, text_grammar
 from osslo.harmony.messages import FunctionTool
 from osslo.harmony.schema_cost import Cost, schema_cost
 from tests.harmony.hostile import BODIES, SCHEMAS, byte_compiler, peak_megabytes, run_hostile
@@ -74,6 +74,8 @@ def test_only_what_could_run_on_is_left_unforced() -> None:
     assert not forces(JsonBody(SCHEMAS["a huge minItems of fixed text"]))
     assert not forces(RegexBody("((abc){300}){300}"))
     assert not forces(LarkBody('start: "x"'))
+    bare = text_grammar(RegexBody("((abc){300}){300}"), param="guided_regex")
+    assert "no_forcing" in bare.grammar.lark
 
 
 @pytest.mark.parametrize(

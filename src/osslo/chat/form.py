@@ -27,10 +27,8 @@ from osslo.harmony.bodies import (
     LarkBody,
     RegexBody,
     TextBody,
-    lark_body,
 )
-from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar
-from osslo.types import Grammar
+from osslo.harmony.grammar import GrammarOptions, ToolMode, TurnGrammar, text_grammar
 
 
 def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
@@ -77,8 +75,7 @@ def text_form(output_format: OutputFormat) -> TurnGrammar | None:
     free. What a schema holds that cannot be enforced is left out, with a warning."""
     if isinstance(output_format, PlainText):
         return None
-    rule = lark_body(_body(output_format, strict=False), param="the answer's form")
-    return TurnGrammar(Grammar(f"start: {rule.lark}\n"), rule.warnings)
+    return text_grammar(_body(output_format, strict=False), param="the answer's form")
 
 
 def _final_body(request: ChatRequest) -> Body:

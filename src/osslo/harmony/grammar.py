@@ -145,6 +145,17 @@ def turn_grammar(options: GrammarOptions) -> TurnGrammar:
     return TurnGrammar(Grammar(lark), tuple(rules.warnings))
 
 
+def text_grammar(body: Body, *, param: str) -> TurnGrammar:
+    """The grammar of a bare text, without any message around it. `param` is what errors blame.
+
+    Raises `GrammarError` as `turn_grammar` does.
+    """
+    rules = _Rules([])
+    rules.body("start", body, param=param)
+    head = [_NO_FORCING] * bool(rules.long_runs)
+    return TurnGrammar(Grammar("\n".join([*head, *rules.lines, ""])), tuple(rules.warnings))
+
+
 def untuned_grammar() -> Grammar:
     """A plain answer at once: for models that do not know harmony."""
     return build_grammar(GrammarOptions(analysis="skip"))
