@@ -20,8 +20,11 @@ class NotedCharge:
     settled: list[TurnEnded] = field(default_factory=list)
     released: list[OssloError] = field(default_factory=list)
 
-    def progress(self, usage: Usage) -> None:
+    def progress(self, usage: Usage, *, cached_known: bool) -> None:
         self.counted.append(usage)
+
+    async def keep_up(self) -> None:
+        pass
 
     def settle(self, ended: TurnEnded) -> None:
         self.settled.append(ended)

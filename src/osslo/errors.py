@@ -145,6 +145,13 @@ class ConflictError(RequestError):
     code = "conflict"
 
 
+class IdempotencyError(RequestError):
+    """An idempotency key came before, with another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class BodyTooLargeError(RequestError):
     """The request body exceeds the limit."""
 

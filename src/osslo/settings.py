@@ -54,6 +54,18 @@ def _paths(value: Any) -> tuple[Path, ...]:
     return tuple(Path(part).expanduser() for part in parts if part)
 
 
+def _origins(value: Any) -> tuple[str, ...]:
+    """A TOML list of origins, or one string with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of origins")
+    origins = tuple(part.strip().rstrip("/") for part in parts if part.strip())
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+            raise ValueError("must hold origins such as https://example.org, or *")
+    return origins
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -160,6 +172,18 @@ class ServerSettings:
     )
     drain_s: float = field(
         default=30.0, metadata=_rule(_seconds(0, 3600), "time for running requests at shutdown")
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata=_rule(_origins, "origins whose pages may call the API; * for all, none if empty"),
+    )
+    idempotency_ttl_s: float = field(
+        default=600.0,
+        metadata=_rule(_seconds(0, 86_400), "how long an Idempotency-Key's answer is kept"),
+    )
+    idempotency_max_bytes: int = field(
+        default=67_108_864,
+        metadata=_rule(_integer(0, 1 << 40), "memory for such answers; 0 keeps none"),
     )
 
 

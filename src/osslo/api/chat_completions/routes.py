@@ -22,6 +22,7 @@ from osslo.api.chat_completions.request import to_chat_request
 from osslo.api.chat_completions.schema import ChatCompletionRequest
 from osslo.api.chat_completions.stored import completion_store, stored_messages
 from osslo.api.headers import turn_headers
+from osslo.api.idempotency import IdempotentRoute
 from osslo.api.openai_replies import Keep, failure_event
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
@@ -31,7 +32,7 @@ from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import PreparedTurn
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=IdempotentRoute)
 
 _EXAMPLE = {
     "model": "gpt-oss-20b",
@@ -50,6 +51,7 @@ _EXAMPLE = {
         description="The answer, or with `stream` its events, ended by `[DONE]`.",
         errors=GENERATION_ERRORS,
         example=_EXAMPLE,
+        idempotent=True,
     ),
 )
 async def create_chat_completion(

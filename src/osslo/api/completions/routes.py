@@ -20,6 +20,7 @@ from osslo.api.completions.reply import (
 from osslo.api.completions.request import Runs, to_runs
 from osslo.api.completions.schema import Completion, CompletionChunk, CompletionRequest
 from osslo.api.headers import turn_headers
+from osslo.api.idempotency import IdempotentRoute
 from osslo.api.openai_replies import failure_event
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
@@ -27,7 +28,7 @@ from osslo.api.sse import EventStreamResponse, unless_disconnected
 from osslo.api.turns import served_model, start_raw_turns
 from osslo.chat.models import ServedModel
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=IdempotentRoute)
 
 _EXAMPLE = {"model": "gpt-oss-20b", "prompt": "Once upon a time", "max_tokens": 32}
 
@@ -42,6 +43,7 @@ _EXAMPLE = {"model": "gpt-oss-20b", "prompt": "Once upon a time", "max_tokens": 
         description="The answer, or with `stream` its events, ended by `[DONE]`.",
         errors=GENERATION_ERRORS,
         example=_EXAMPLE,
+        idempotent=True,
     ),
 )
 async def create_completion(
