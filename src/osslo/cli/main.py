@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "pack": "Write the packed file that serving loads.",
         "verify": "Check a packed file's contents against its checksums.",
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
+        "openapi": "Print the API's OpenAPI document.",
         "version": "Print Osslo's version.",
     }
 )
