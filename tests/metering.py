@@ -20,7 +20,7 @@ class NotedCharge:
     settled: list[TurnEnded] = field(default_factory=list)
     released: list[OssloError] = field(default_factory=list)
 
-    def progress(self, usage: Usage, *, cached_known: bool) -> None:
+    def progress(self, usage: Usage, *, cached_known: bool = True) -> None:
         self.counted.append(usage)
 
     async def keep_up(self) -> None:
