@@ -33,7 +33,7 @@ def read_query(request: Request, schema: type[S]) -> S:
     """The query of `request` as a `schema`. Raises `RequestError` naming the parameter."""
     data = _parse(request.query_params.multi_items(), schema)
     try:
-        return schema.model_validate_strings(data)
+        return schema.model_validate(data, strict=False)  # numbers and flags come as text
     except ValidationError as error:
         raise as_request_error(error, data) from None
 
