@@ -27,7 +27,7 @@ from osslo.harmony.messages import ReasoningEffort
 from osslo.settings import LimitSettings
 from osslo.types import ToolCall
 from tests.api.conftest import make_stage
-from tests.api.test_messages import CALL, THINK, TOOL, VOCABULARY, message, post
+from tests.api.test_messages import THINK, TOOL, VOCABULARY, message, post
 from tests.scripted import Script
 
 SEAL = ThinkingSeal(Seal(b"k" * 32), "tenant")
@@ -241,7 +241,11 @@ def test_thinking_after_a_preamble_parts_the_turn() -> None:
 async def test_what_came_out_goes_back_in_as_it_was() -> None:
     """The prompt of the next turn continues the tokens of the last one, so that the prefix cache
     finds them."""
-    stage = make_stage(CALL)
+    markup = (
+        "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant to=functions.get_weather"
+        '<|channel|>commentary <|constrain|>json<|message|>{"city":"Oslo"}<|call|>'
+    )
+    stage = make_stage(markup)
     tools = {"tools": [TOOL], "system": "Be brief."}
     first = (await post(stage, messages=[USER], **tools)).json()
     use = first["content"][-1]
@@ -254,7 +258,7 @@ async def test_what_came_out_goes_back_in_as_it_was() -> None:
     stage.backend.script = Script((VOCABULARY.tokens("<|channel|>final<|message|>12<|return|>"),))
     assert (await post(stage, messages=conversation, **tools)).status_code == 200
     before, after = (request.prompt for request in stage.backend.requests)
-    generated = VOCABULARY.tokens(CALL)
+    generated = VOCABULARY.tokens(markup)
     assert after[: len(before) + len(generated)] == (*before, *generated)
 
 
