@@ -179,7 +179,7 @@ class _BackendCollector(Collector):
     """Turns `BackendStats` into gauges and counters."""
 
     _GAUGES = ("running", "waiting", "max_waiting", "pages_used", "pages_total")
-    _COUNTERS = ("prefix_hits_tokens", "prompt_tokens", "generated_tokens")
+    _COUNTERS = ("prefix_hits_tokens", "prompt_tokens", "generated_tokens", "forced_tokens")
 
     def __init__(self, source: StatsSource) -> None:
         self._source = source

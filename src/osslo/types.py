@@ -154,7 +154,11 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """A backend's load at this moment, for `/metrics`, `/ready` and admission."""
+    """A backend's load at this moment, for `/metrics`, `/ready` and admission.
+
+    `forced_tokens` are those of the `generated_tokens` that a grammar left no choice about and that
+    were appended without being sampled.
+    """
 
     running: int
     waiting: int
@@ -164,4 +168,5 @@ class BackendStats:
     prefix_hits_tokens: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    forced_tokens: int = 0
     extra: dict[str, float] = field(default_factory=dict)

@@ -223,6 +223,64 @@ def test_max_tokens_cuts_forced_tokens_too(
     assert len(heard.tokens) == 4
 
 
+def test_a_stop_token_ends_a_forced_run_in_its_middle(
+    compiler: ConstraintCompiler, byte_tokenizer: Tokenizer, ends: tuple[int, int]
+) -> None:
+    stop = byte_tokenizer.token_to_id("=")
+    driver = constrained_driver(ends)
+    heard = driver.run(
+        make_request("a", [1, 2], 200, stop_token_ids=(stop,)), compiler.compile(CALL)
+    )
+    assert heard.reason is FinishReason.STOP
+    assert text_of(byte_tokenizer, heard.tokens) == "to="
+
+
+def test_forced_tokens_are_counted_as_generated_and_by_themselves(
+    compiler: ConstraintCompiler, ends: tuple[int, int]
+) -> None:
+    for logprobs in (None, 0):
+        driver = constrained_driver(ends)
+        heard = driver.run(
+            make_request("a", [1, 2], 200, logprobs=logprobs), compiler.compile(CALL)
+        )
+        sampled = sum(len(step.logit_rows) for step in driver.model.steps)
+        counters = driver.runner.counters
+        assert heard.end is not None
+        assert heard.end.usage is not None
+        assert heard.end.usage.completion_tokens == counters.generated_tokens == len(heard.tokens)
+        assert counters.forced_tokens == len(heard.tokens) - sampled
+        assert (counters.forced_tokens > 0) is (logprobs is None)
+
+
+def test_a_prompt_may_hold_the_beginning_of_the_grammar(
+    compiler: ConstraintCompiler, byte_tokenizer: Tokenizer, ends: tuple[int, int]
+) -> None:
+    constraint = compiler.compile(CALL)
+    constraint.read(byte_tokenizer.encode('to=weather<{"city":"Ber').ids)
+    driver = constrained_driver(ends)
+    heard = driver.run(make_request("a", [1, 2], 200), constraint)
+    assert text_of(byte_tokenizer, heard.tokens).startswith('gen","days":')
+    with pytest.raises(GrammarError, match="beginning"):
+        compiler.compile(CALL).read(byte_tokenizer.encode("to=nobody").ids)
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [("rest rest", "nothing at all"), ('"a" rest', "too complex")],
+)
+def test_a_grammar_that_fails_while_running_is_the_callers_error(
+    ends: tuple[int, int], compiler: ConstraintCompiler, rest: str, words: str
+) -> None:
+    driver = constrained_driver(ends)
+    running = compiler.compile(Grammar(f'start: "x" /[ab]/ then\nthen: /[cd]/ rest\nrest: {rest}'))
+    heard = driver.run(make_request("a", [1, 2], 400), running)
+    assert heard.reason is FinishReason.ERROR
+    assert heard.end is not None
+    assert isinstance(heard.end.error, GrammarError)
+    assert words in heard.end.error.message
+    assert heard.end.error.status == 400
+
+
 def test_constrained_requests_survive_preemption_and_share_steps(
     compiler: ConstraintCompiler, byte_tokenizer: Tokenizer, ends: tuple[int, int]
 ) -> None:

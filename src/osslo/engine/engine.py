@@ -360,6 +360,7 @@ class Engine:
             prefix_hits_tokens=counters.cached_tokens,
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
+            forced_tokens=counters.forced_tokens,
             extra={
                 "full_pages_used": memory.full.held_count,
                 "full_pages_cached": memory.full.idle_count,

@@ -42,6 +42,7 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    forced_tokens: int = 0
 
 
 class Runner:
@@ -202,6 +203,7 @@ class Runner:
         self.counters.prompt_tokens += usage.prompt_tokens
         self.counters.cached_tokens += usage.cached_tokens
         self.counters.generated_tokens += usage.completion_tokens
+        self.counters.forced_tokens += seq.forced_tokens
         return seq, seq.terminal_delta(reason, self._clock(), error)
 
 

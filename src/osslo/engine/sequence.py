@@ -105,6 +105,7 @@ class Sequence:
         self.emitted = prompt  # tokens before this one have been sent
         self.logprobs: list[TokenLogprob] = []
         self.progress_tokens = 0
+        self.forced_tokens = 0  # appended without being sampled
         self.scored_tokens = 1  # of the prompt: the first has nothing before it
         self.finish: FinishReason | None = None
         if rows_sink is None and not request.sampling.max_tokens:
@@ -150,9 +151,11 @@ class Sequence:
         """
         if self.constraint is None or self.request.sampling.logprobs is not None:
             return
+        before = self.length
         while self.finish is None and (forced := self.constraint.forced()):
             if not all(self.append(token) for token in forced):
-                return
+                break
+        self.forced_tokens += self.length - before
 
     def score_prompt(self, start: int, rows: NDArray[np.float32]) -> tuple[TokenLogprob, ...]:
         """Log-probabilities of the prompt's tokens that follow the positions from `start` on, whose
