@@ -8,7 +8,7 @@ chart: this one. Colours come from classes; a table beside it says the same in w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -109,7 +109,7 @@ def nice_ceiling(value: float) -> float:
     return next(m * power for m in (1, 2, 4, 5, 10) if m * power >= value * (1 - 1e-9))
 
 
-def top_series(by_name: dict[str, Sequence[float]]) -> tuple[Series, ...]:
+def top_series(by_name: Mapping[str, Sequence[float]]) -> tuple[Series, ...]:
     """The largest series; what is beyond `MAX_SERIES` is added up under one name."""
     ordered = sorted(by_name.items(), key=lambda item: -sum(item[1]))
     kept = [Series(name, tuple(values)) for name, values in ordered[: MAX_SERIES - 1]]

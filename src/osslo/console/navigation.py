@@ -37,7 +37,6 @@ _LOCAL = NavGroup(
     (
         NavItem("Playground", "/console/playground", "play"),
         NavItem("API tester", "/console/tester", "test"),
-        NavItem("System", "/console/admin/system", "system"),
     ),
 )
 _PUBLIC = NavGroup("Models", (NavItem("Models and prices", "/models", "model"),))

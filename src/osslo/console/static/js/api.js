@@ -1,6 +1,20 @@
 // Calls to the server's own API from a page, as the person who is signed in.
 
+// With accounts the session's cookie says who calls, and the CSRF header that the page is ours.
+// Without accounts the page has a field for the server's key; it is kept for this tab only.
+
+const keyField = document.getElementById("api-key");
 const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+
+if (keyField) {
+  keyField.value = sessionStorage.getItem("osslo-key") ?? "";
+  keyField.addEventListener("change", () => sessionStorage.setItem("osslo-key", keyField.value.trim()));
+}
+
+function credentials() {
+  const key = keyField?.value.trim();
+  return key ? { authorization: `Bearer ${key}` } : { "x-csrf-token": csrf };
+}
 
 export class ApiError extends Error {
   constructor(status, error) {
@@ -17,7 +31,7 @@ export async function call(path, { method = "GET", body, headers = {}, signal } 
     signal,
     credentials: "same-origin",
     headers: {
-      "x-csrf-token": csrf,
+      ...credentials(),
       ...(body === undefined ? {} : { "content-type": "application/json" }),
       ...headers,
     },

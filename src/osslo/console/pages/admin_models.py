@@ -1,0 +1,89 @@
+"""Administration of models: what is loaded, what lies on this machine, fetching another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends
+from starlette.responses import JSONResponse, Response
+
+from osslo.console.pulls import Pull
+from osslo.console.routing import page_router
+from osslo.console.visit import Visit, admin, go, text_of
+from osslo.errors import ConflictError, OssloError
+
+router = page_router()
+Admin = Annotated[Visit, Depends(admin)]
+
+
+@router.get("/console/admin/models")
+async def models_page(here: Admin) -> Response:
+    """What is loaded and what is on disk."""
+    return await _page(here)
+
+
+@router.post("/console/admin/models/pull")
+async def pull(here: Admin) -> Response:
+    """Begin to fetch a model."""
+    form = await here.form()
+    try:
+        if here.console.pulls is None:
+            raise ConflictError("This server runs without a folder for models.")
+        here.console.pulls.begin(text_of(form, "name"))
+    except OssloError as error:
+        return await _page(here, error=error)
+    return go("/console/admin/models", done="pulling")
+
+
+@router.post("/console/admin/models/pull/cancel")
+async def cancel_pull(here: Admin) -> Response:
+    """Stop fetching; what has come is kept for the next time."""
+    await here.form()
+    if here.console.pulls is not None:
+        here.console.pulls.cancel()
+    return go("/console/admin/models")
+
+
+@router.get("/console/admin/models/pull.json")
+async def pull_state(here: Admin) -> Response:
+    """How far a fetch is, for the page's script."""
+    state = _pull(here)
+    shown = None if state is None else _told(state)
+    return JSONResponse(shown, headers={"cache-control": "no-store"})
+
+
+async def _page(here: Visit, *, error: OssloError | None = None) -> Response:
+    pulls = here.console.pulls
+    return here.page(
+        "admin/models.html",
+        status=error.status if error else 200,
+        models=[
+            {
+                "id": model.id,
+                "aliases": list(model.aliases),
+                "note": model.note,
+                "ready": model.backend.ready,
+                "context_tokens": model.context_tokens,
+                "memory": here.console.memory.get(model.id, ()),
+            }
+            for model in here.services.registry
+        ],
+        on_disk=[] if pulls is None else await pulls.on_disk(),
+        pull=None if (state := _pull(here)) is None else _told(state),
+        error=error.message if error else None,
+    )
+
+
+def _pull(here: Visit) -> Pull | None:
+    return None if here.console.pulls is None else here.console.pulls.state
+
+
+def _told(state: Pull) -> dict[str, Any]:
+    return {
+        "name": state.name,
+        "running": state.running,
+        "done": state.done_bytes,
+        "total": state.total_bytes,
+        "text": state.text,
+        "error": state.error,
+    }
