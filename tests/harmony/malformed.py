@@ -8,6 +8,9 @@ from osslo.harmony.events import Anomaly
 
 A = Anomaly
 
+_VISIBLE = ("final", "commentary")
+_CHANNELS = ("analysis", *_VISIBLE)
+
 KNOWN = ("functions.get_weather", "functions.f", "python")
 
 
@@ -20,6 +23,21 @@ class Form:
     recovered: tuple[tuple[str, str], ...]
     anomalies: tuple[A, ...] = ()
     known: bool = False
+
+    @property
+    def calls(self) -> tuple[tuple[str, str], ...]:
+        """The calls to recover: (recipient, arguments)."""
+        return tuple(item for item in self.recovered if item[0] not in _CHANNELS)
+
+    @property
+    def text(self) -> str:
+        """The visible text to recover, of all its messages."""
+        return "".join(text for channel, text in self.recovered if channel in _VISIBLE)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning to recover."""
+        return "".join(text for channel, text in self.recovered if channel == "analysis")
 
 
 CALL = ("functions.f", '{"a":1}')
@@ -144,6 +162,45 @@ CORPUS = (
          (("final", "Then <|message|> ends it."),), (A.STRAY_MARKER,)),
     Form("constrain-inside-text", "<|channel|>final<|message|>a<|constrain|>b<|return|>",
          (("final", "a<|constrain|>b"),), (A.STRAY_MARKER,)),
+    # --- headers in plain words, glued to the text
+    Form("glued-analysis-final", "analysisHm, 2 and 2.assistantfinalIt is 4.<|return|>",
+         (("analysis", "Hm, 2 and 2."), ("final", "It is 4.")), (A.GLUED_HEADER,)),
+    Form("glued-final", "finalIt is 4.<|return|>", (("final", "It is 4."),), (A.GLUED_HEADER,)),
+    Form("glued-assistant-final", "assistantfinal**4**<|return|>", (("final", "**4**"),),
+         (A.GLUED_HEADER,)),
+    Form("glued-final-after-marked-analysis",
+         "<|channel|>analysis<|message|>Hm.\nassistantfinalIt is 4.<|return|>",
+         (("analysis", "Hm.\n"), ("final", "It is 4.")), (A.GLUED_HEADER,)),
+    Form("glued-call",
+         'analysisLook.assistantcommentary to=functions.f json{"a":1}<|call|>',
+         (("analysis", "Look."), CALL), (A.GLUED_HEADER, A.MISSING_MESSAGE)),
+    Form("glued-call-with-markers",
+         f"<|channel|>analysis<|message|>Look.assistantcommentary to=functions.f json{ARGS}",
+         (("analysis", "Look."), CALL), (A.GLUED_HEADER,)),
+    Form("glued-call-with-channel-marker",
+         f"<|channel|>analysis<|message|>Go.assistant to=functions.f<|channel|>commentary{ARGS}",
+         (("analysis", "Go."), CALL), (A.GLUED_HEADER,)),
+    Form("glued-call-in-role",
+         'analysisGo.assistant to=functions.f{"a":1}<|call|>',
+         (("analysis", "Go."), CALL),
+         (A.GLUED_HEADER, A.MISSING_MESSAGE, A.MISSING_CHANNEL)),
+    Form("glued-call-then-answer",
+         f"<|channel|>analysis<|message|>Hm.assistantfinalI will look.<|end|>"
+         f"<|start|>assistant<|channel|>commentary to=functions.f{ARGS}",
+         (("analysis", "Hm."), ("final", "I will look."), CALL), (A.GLUED_HEADER,)),
+    Form("glued-analysis-cut-off", "analysisHm, assistantfin",
+         (("analysis", "Hm, assistantfin"),), (A.GLUED_HEADER,)),
+    Form("glued-words-quoted",
+         "<|channel|>analysis<|message|>They ask of 'assistantfinal' here.<|end|>",
+         (("analysis", "They ask of 'assistantfinal' here."),)),
+    Form("glued-words-in-prose",
+         "<|channel|>analysis<|message|>The assistantfinal word.<|end|>",
+         (("analysis", "The assistantfinal word."),)),
+    Form("glued-words-in-an-answer",
+         "<|channel|>final<|message|>So.assistantfinalIt leaks.<|return|>",
+         (("final", "So.assistantfinalIt leaks."),)),
+    Form("analysis-as-a-word", "analysis shows 4<|return|>", (("final", "analysis shows 4"),),
+         (A.MISSING_HEADER,)),
     # --- other roles
     Form("another-role", "<|end|><|start|>user<|channel|>final<|message|>Hi<|end|>",
          (("final", "Hi"),), (A.STRAY_END, A.FOREIGN_ROLE)),

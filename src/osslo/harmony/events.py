@@ -20,6 +20,7 @@ class EndReason(StrEnum):
 class Anomaly(StrEnum):
     """Ways in which a stream leaves the format; each is counted under this name."""
 
+    GLUED_HEADER = "glued_header"  # a header in plain words, glued to the text
     MISSING_HEADER = "missing_header"  # text where a header belongs
     MISSING_MESSAGE = "missing_message"  # a header without `<|message|>`
     MISSING_END = "missing_end"  # a message begins inside another

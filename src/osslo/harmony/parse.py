@@ -21,6 +21,7 @@ from osslo.harmony.events import (
     MessageStarted,
 )
 from osslo.harmony.header import Header, Part, PartKind, begins_word, interpret, may_be_header
+from osslo.harmony.leaks import LeakScanner, leaked_opening
 from osslo.harmony.messages import Channel, Message, Role
 from osslo.harmony.vocabulary import Markers, Vocabulary
 
@@ -73,6 +74,7 @@ class StreamParser:
         self._parts: list[Part] = [Part(PartKind.ROLE, announced=False)]
         self._raw = b""
         self._message: MessageStarted | None = None
+        self._leaks: LeakScanner | None = None  # while the open message is reasoning
         self._events: list[HarmonyEvent] = []
 
     @property
@@ -183,6 +185,10 @@ class StreamParser:
             self._report(Anomaly.STRAY_MARKER)  # the message goes on and quotes the markers
             self._parts, self._raw = [], b""
             self._content(raw)
+        elif self._is_unmarked(header) and (leaked := leaked_opening(raw)) is not None:
+            self._report(Anomaly.GLUED_HEADER)
+            self._start(Header(leaked.channel, None, None, b"", ()))
+            self._content(leaked.text)
         elif self._is_unmarked(header):
             self._report(Anomaly.MISSING_HEADER)
             self._start(Header(Channel.FINAL, None, None, b"", ()))
@@ -201,8 +207,30 @@ class StreamParser:
         return name not in self._known and not name.startswith(("functions.", "browser."))
 
     def _content(self, data: bytes) -> None:
-        if text := self._decoder.decode(data):
+        text = self._decoder.decode(data)
+        rest = None
+        if self._leaks is not None:
+            text, rest = self._leaks.feed(text)
+        if text:
             self._events.append(ContentDelta(text))
+        if rest is not None:
+            self._leave_by_leak(rest.encode())
+
+    def _leave_by_leak(self, rest: bytes) -> None:
+        """Reasoning went over into the next message without markers; `rest` begins with its
+        header. A call's header may go on for a while, an answer's is complete."""
+        pending, _ = self._decoder.getstate()  # bytes of an unfinished character
+        self._report(Anomaly.GLUED_HEADER)
+        self._leaks = None
+        self._decoder.reset()
+        self._close(EndReason.END)
+        answer = rest.removeprefix(b"assistantfinal")
+        if answer != rest:
+            self._start(Header(Channel.FINAL, None, None, b"", ()))
+            self._content(answer + pending)
+        else:
+            self._parts = [Part(PartKind.ROLE)]
+            self._header_text(rest + pending)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -214,6 +242,8 @@ class StreamParser:
         self._message = MessageStarted(channel, header.recipient, header.content_type)
         self._events.append(self._message)
         self._parts, self._raw = [], b""
+        reasons = channel is Channel.ANALYSIS and header.recipient is None
+        self._leaks = LeakScanner() if reasons else None
 
     def _leave_open_message(self) -> None:
         if self._message is not None:
@@ -221,9 +251,11 @@ class StreamParser:
             self._close(EndReason.END)
 
     def _close(self, reason: EndReason) -> None:
-        if text := self._decoder.decode(b"", final=True):
+        held = self._leaks.finish() if self._leaks is not None else ""
+        if text := held + self._decoder.decode(b"", final=True):
             self._events.append(ContentDelta(text))
         self._decoder.reset()
+        self._leaks = None
         self._events.append(MessageEnded(reason))
         self._message = None
 
