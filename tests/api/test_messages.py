@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from osslo.api.messages.errors import MessagesErrorReply
 from osslo.api.messages.reply import PING, MessageBuilder, MessageEvents, MessageHead
@@ -495,3 +496,33 @@ async def test_a_bad_query_is_named(stage: Stage, query: dict[str, object]) -> N
     details = MessagesErrorReply.model_validate_json(response.text).error.details
     assert details is not None
     assert details.param in query
+
+
+async def test_the_same_key_gives_the_same_message(stage: Stage) -> None:
+    headers = {"idempotency-key": "k1"}
+    async with stage.client() as client:
+        first = await client.post(URL, json=message(), headers=headers)
+        again = await client.post(URL, json=message(), headers=headers)
+        other = await client.post(URL, json=message(max_tokens=9), headers=headers)
+    assert first.text == again.text
+    assert len(stage.backend.requests) == 1
+    assert MessagesErrorReply.model_validate_json(other.text).error.type == "invalid_request_error"
+
+
+def test_the_documented_request_takes_what_the_server_takes(stage: Stage) -> None:
+    document = stage.app.openapi()
+    schema = {"$ref": "#/components/schemas/MessagesRequest", "components": document["components"]}
+    validator = Draft202012Validator(schema)
+    use = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "b"}]}
+    good = message(
+        tools=[TOOL, TOOL | {"type": "custom"}],
+        system=[{"type": "text", "text": "a"}],
+        messages=[
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": [{"type": "text", "text": "b"}, use]},
+            {"role": "user", "content": [result]},
+        ],
+    )
+    assert [error.message for error in validator.iter_errors(good)] == []
+    assert not validator.is_valid(message(messages=[{"role": "user", "content": [{"text": "a"}]}]))

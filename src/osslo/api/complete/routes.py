@@ -13,6 +13,7 @@ from osslo.api.complete.reply import CompletionHead, streamed_reply, whole_reply
 from osslo.api.complete.request import to_chat_request
 from osslo.api.complete.schema import CompleteRequest, CompletionReply, CompletionStreamEvent
 from osslo.api.headers import turn_headers
+from osslo.api.idempotency import IdempotentRoute
 from osslo.api.messages.errors import MessagesErrorReply
 from osslo.api.messages.reply import PING, failure_event
 from osslo.api.messages.routes import GENERATION_ERRORS
@@ -22,7 +23,7 @@ from osslo.api.sse import EventStreamResponse, unless_disconnected
 from osslo.api.turns import served_model, start_turns
 from osslo.telemetry import REQUEST_ID
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(tags=["messages"], route_class=IdempotentRoute)
 
 _EXAMPLE = {
     "model": "gpt-oss-20b",
@@ -42,6 +43,7 @@ _EXAMPLE = {
         errors=GENERATION_ERRORS,
         error=MessagesErrorReply,
         example=_EXAMPLE,
+        idempotent=True,
     ),
 )
 async def create_complete(request: Request, services: WithServices, caller: WithCaller) -> Response:

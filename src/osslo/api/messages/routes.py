@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from osslo.api.auth import Caller, WithCaller
 from osslo.api.body import read_json
 from osslo.api.headers import turn_headers
+from osslo.api.idempotency import IdempotentRoute
 from osslo.api.messages.errors import MessagesErrorReply
 from osslo.api.messages.reply import PING, MessageHead, failure_event, streamed_reply, whole_reply
 from osslo.api.messages.reply_schema import MessageReply, MessageStreamEvent, TokenCountReply
@@ -29,7 +30,7 @@ from osslo.api.turns import RunningTurns, served_model, start_turns
 from osslo.chat.models import ServedModel
 from osslo.chat.prompt import count_tokens
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(tags=["messages"], route_class=IdempotentRoute)
 
 GENERATION_ERRORS = (400, 401, 402, 403, 404, 413, 422, 429, 500, 529)
 """What a generating route of Anthropic's may answer with."""
@@ -52,6 +53,7 @@ _EXAMPLE = {
         errors=GENERATION_ERRORS,
         error=MessagesErrorReply,
         example=_EXAMPLE,
+        idempotent=True,
     ),
 )
 async def create_message(request: Request, services: WithServices, caller: WithCaller) -> Response:

@@ -26,6 +26,8 @@ class CacheControl(StrictSchema):
 
 # --- content blocks -----------------------------------------------------------------------------
 
+_TAGS = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+
 
 class TextBlock(StrictSchema):
     type: Literal["text"]
@@ -64,10 +66,7 @@ class OtherBlock(StrictSchema):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
-
-
-_TAGS = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "tool_result"})
+    type: str = Field(json_schema_extra={"not": {"enum": [*_TAGS]}})
 
 
 def _block_tag(block: Any) -> str:
@@ -136,7 +135,7 @@ class OtherTool(StrictSchema):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: str = Field(json_schema_extra={"not": {"const": "custom"}})
 
 
 def _tool_tag(tool: Any) -> str:
