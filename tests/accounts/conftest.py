@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
@@ -14,7 +15,8 @@ from osslo.accounts.passwords import Passwords
 from osslo.accounts.records import COMMAND_LINE, Actor, KeyRules, NewKey, Role, User
 from osslo.accounts.secrets import Pepper
 from osslo.accounts.service import Accounts, assemble
-from osslo.db.database import Database
+from osslo.db.database import Database, sqlite_url
+from osslo.db.migrate import upgrade
 
 PASSWORD = "four unrelated words"
 PEPPER = Pepper(b"a pepper for tests, and only for tests")
@@ -52,6 +54,15 @@ def make_accounts(database: Database, clock: Clock | None = None) -> Accounts:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+async def sqlite(tmp_path: Path, clock: Clock) -> AsyncIterator[Accounts]:
+    """Accounts on SQLite, for rules in which no database has a part."""
+    database = Database(sqlite_url(tmp_path / "osslo.db"))
+    await upgrade(database)
+    yield make_accounts(database, clock)
+    await database.close()
 
 
 @pytest.fixture

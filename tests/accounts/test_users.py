@@ -78,12 +78,12 @@ async def test_a_link_works_once_for_its_purpose_and_for_its_time(
         await accounts.users.reset_password(token=late.token, password=PASSWORD, address=None)
 
 
-async def test_a_newer_reset_link_voids_the_older(accounts: Accounts) -> None:
-    user = await make_user(accounts)
-    older = await accounts.links.reset(COMMAND_LINE, user.id)
-    await accounts.links.reset(COMMAND_LINE, user.id)
+async def test_a_newer_reset_link_voids_the_older(sqlite: Accounts) -> None:
+    user = await make_user(sqlite)
+    older = await sqlite.links.reset(COMMAND_LINE, user.id)
+    await sqlite.links.reset(COMMAND_LINE, user.id)
     with pytest.raises(PermissionDeniedError):
-        await accounts.users.reset_password(token=older.token, password=PASSWORD, address=None)
+        await sqlite.users.reset_password(token=older.token, password=PASSWORD, address=None)
 
 
 async def test_a_reset_ends_every_session(accounts: Accounts) -> None:
@@ -152,29 +152,29 @@ async def test_there_is_always_an_owner(accounts: Accounts) -> None:
     assert sum(isinstance(outcome, ConflictError) for outcome in outcomes) == 1
 
 
-async def test_admins_change_members_only(accounts: Accounts) -> None:
-    owner = await make_user(accounts, "own", Role.OWNER)
-    admin = await make_user(accounts, "adm", Role.ADMIN)
-    member = await make_user(accounts, "mem")
-    other = await make_user(accounts, "oth")
+async def test_admins_change_members_only(sqlite: Accounts) -> None:
+    owner = await make_user(sqlite, "own", Role.OWNER)
+    admin = await make_user(sqlite, "adm", Role.ADMIN)
+    member = await make_user(sqlite, "mem")
+    other = await make_user(sqlite, "oth")
     for target in (owner, admin):
         with pytest.raises(PermissionDeniedError):
-            await accounts.users.set_state(actor(admin), target.id, UserState.DISABLED)
+            await sqlite.users.set_state(actor(admin), target.id, UserState.DISABLED)
         with pytest.raises(PermissionDeniedError):
-            await accounts.links.reset(actor(admin), target.id)
+            await sqlite.links.reset(actor(admin), target.id)
     for role in (Role.ADMIN, Role.OWNER):
         with pytest.raises(PermissionDeniedError):
-            await accounts.users.set_role(actor(admin), member.id, role)
+            await sqlite.users.set_role(actor(admin), member.id, role)
         with pytest.raises(PermissionDeniedError):
-            await accounts.links.invite(actor(admin), role=role)
-    changed = await accounts.users.set_limits(actor(admin), member.id, RateLimits(5, 1000))
+            await sqlite.links.invite(actor(admin), role=role)
+    changed = await sqlite.users.set_limits(actor(admin), member.id, RateLimits(5, 1000))
     assert changed.limits == RateLimits(5, 1000)
     with pytest.raises(NotFoundError):
-        await accounts.users.rename(actor(member), other.id, "Mallory")
+        await sqlite.users.rename(actor(member), other.id, "Mallory")
     with pytest.raises(NotFoundError):
-        await accounts.users.get(actor(member), other.id)
+        await sqlite.users.get(actor(member), other.id)
     with pytest.raises(PermissionDeniedError):
-        await accounts.users.page(actor(member), Page())
+        await sqlite.users.page(actor(member), Page())
 
 
 async def test_a_user_changes_the_own_password(accounts: Accounts) -> None:
@@ -234,9 +234,9 @@ async def test_text_is_data_wherever_it_goes(accounts: Accounts, text: str) -> N
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 101, "two\nlines", "nul\0", "\ud800"])
-async def test_names_are_one_line(accounts: Accounts, name: str) -> None:
+async def test_names_are_one_line(sqlite: Accounts, name: str) -> None:
     with pytest.raises(RequestError):
-        await accounts.users.create(COMMAND_LINE, email="a@example.com", name=name)
+        await sqlite.users.create(COMMAND_LINE, email="a@example.com", name=name)
 
 
 async def test_every_act_is_in_the_audit_log(accounts: Accounts) -> None:

@@ -6,29 +6,45 @@ A `Meter` opens a `Charge` before the backend is asked, and that charge ends in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from osslo.chat.events import TurnEnded
 from osslo.errors import OssloError
-from osslo.types import Usage
+from osslo.types import GenerationRequest, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """Who asks for a turn and through which protocol. Ids are None where there are no accounts."""
+    """Who asks for a turn and through which protocol. Ids are None where there are no accounts.
+
+    `may_lower` says that the caller named no limit of output tokens: where money is short, fewer
+    may be granted than the turn asks for.
+    """
 
     model: str
     protocol: str
     user_id: str | None = None
     key_id: str | None = None
+    may_lower: bool = False
 
 
 class Charge(Protocol):
-    """One accepted request's count. No method blocks: what must be durable is queued."""
+    """One accepted request's count. No method but `keep_up` waits: what must be durable is
+    queued."""
 
-    def progress(self, usage: Usage) -> None:
-        """So many tokens so far; called as they come."""
+    @property
+    def max_tokens(self) -> int:
+        """How many output tokens were granted."""
+        ...
+
+    def progress(self, usage: Usage, *, cached_known: bool) -> None:
+        """So many tokens so far; called as they come. `cached_known` says that the count of cached
+        tokens is known already."""
+        ...
+
+    async def keep_up(self) -> None:
+        """Wait, before more is generated, until enough of what was is durable."""
         ...
 
     def settle(self, ended: TurnEnded) -> None:
@@ -51,11 +67,23 @@ class Meter(Protocol):
         ...
 
 
-class _FreeCharge:
-    def _nothing(self, _: Usage | TurnEnded | OssloError) -> None:
-        """Free."""
+@dataclass(frozen=True, slots=True)
+class FreeCharge:
+    """Costs nothing."""
 
-    progress = settle = release = _nothing
+    max_tokens: int
+
+    def progress(self, usage: Usage, *, cached_known: bool) -> None:
+        """Nothing is counted."""
+
+    async def keep_up(self) -> None:
+        """Nothing is waited for."""
+
+    def settle(self, ended: TurnEnded) -> None:
+        """Nothing is charged."""
+
+    def release(self, error: OssloError) -> None:
+        """Nothing was reserved."""
 
 
 class FreeMeter:
@@ -67,6 +95,12 @@ class FreeMeter:
         *,
         request_id: str,  # noqa: ARG002
         prompt_tokens: int,  # noqa: ARG002
-        max_tokens: int,  # noqa: ARG002
+        max_tokens: int,
     ) -> Charge:
-        return _FreeCharge()
+        return FreeCharge(max_tokens)
+
+
+def granted(request: GenerationRequest, max_tokens: int) -> GenerationRequest:
+    """`request` with the output limit that its charge grants, which is never above its own."""
+    limit = min(max_tokens, request.sampling.max_tokens)
+    return replace(request, sampling=replace(request.sampling, max_tokens=limit))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from osslo.chat.backend_stream import as_osslo_error, close_stream
 from osslo.chat.events import PrefillProgressed, TurnEnd, TurnEnded, TurnStarted
 from osslo.chat.held_text import HeldText, Piece
-from osslo.chat.metering import Bill, Charge, FreeMeter, Meter
+from osslo.chat.metering import Bill, Charge, FreeMeter, Meter, granted
 from osslo.chat.models import ServedModel
 from osslo.errors import ContextLengthError, EngineError, OssloError, RequestError
 from osslo.harmony.vocabulary import Vocabulary
@@ -158,6 +158,7 @@ class RawTurn:
         self._started_at = clock()
         self._first_output_s: float | None = None
         self._last: TokenDelta | None = None
+        self._cached_tokens: int | None = None
         self._failure: OssloError | None = None
 
     async def events(self) -> AsyncGenerator[RawEvent, None]:
@@ -168,6 +169,7 @@ class RawTurn:
         terminal event.
         """
         self._charge = charge = await self._open_charge()
+        self._generation = granted(self._generation, charge.max_tokens)
         stream = self._backend.generate(self._generation)
         accepted = False
         try:
@@ -180,6 +182,7 @@ class RawTurn:
                     yield event
                 if self._last is not None:
                     break
+                await charge.keep_up()
         except (GeneratorExit, CancelledError):
             self._report(self._ended(TurnEnd.ABORT))
             raise
@@ -224,7 +227,8 @@ class RawTurn:
         if self._first_output_s is None and item.tokens:
             self._first_output_s = self._clock() - self._started_at
         if self._charge is not None and item.tokens:
-            self._charge.progress(self._usage(item.usage))
+            known = self._cached_tokens is not None
+            self._charge.progress(self._usage(item.usage), cached_known=known)
         if item.finish_reason is not None:
             self._last = item
         elif self._writer.stopped:

@@ -25,7 +25,7 @@ from osslo.chat.events import (
     TurnStarted,
 )
 from osslo.chat.form import form_for
-from osslo.chat.metering import Bill, Charge, FreeMeter, Meter
+from osslo.chat.metering import Bill, Charge, FreeMeter, Meter, granted
 from osslo.chat.models import ServedModel
 from osslo.chat.prompt import output_limit, render_prompt
 from osslo.chat.request import ChatRequest
@@ -134,6 +134,7 @@ class Turn:
         self._started_at = clock()
         self._first_output_s: float | None = None
         self._last: TokenDelta | None = None
+        self._cached_tokens: int | None = None
         self._failure: OssloError | None = None
 
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
@@ -144,6 +145,7 @@ class Turn:
         terminal event.
         """
         self._charge = charge = await self._open_charge()
+        self._generation = granted(self._generation, charge.max_tokens)
         stream = self._backend.generate(self._generation)
         accepted = False
         try:
@@ -157,6 +159,7 @@ class Turn:
                     yield event
                 if self._last is not None:
                     break
+                await charge.keep_up()
         except (GeneratorExit, CancelledError):
             self._report(self._ended(TurnEnd.ABORT))
             raise
@@ -186,7 +189,8 @@ class Turn:
         elif self._assembler.stopped:
             self._backend.abort(self._generation.request_id)
         if self._charge is not None and item.tokens:
-            self._charge.progress(self._usage(item.usage))
+            known = self._cached_tokens is not None
+            self._charge.progress(self._usage(item.usage), cached_known=known)
         return self._note(events)
 
     def _note(self, events: list[TurnEvent]) -> list[TurnEvent]:
