@@ -194,6 +194,7 @@ async def test_guided_formats_bind_the_text(stage: Stage) -> None:
         ({"stream_options": {}}, "stream_options", "invalid_value"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "invalid_value"),
         ({"guided_json": "{"}, "guided_json", "invalid_value"),
+        ({"guided_regex": "("}, "guided_regex", "invalid_schema"),
         ({"guided_decoding_backend": "x"}, "guided_decoding_backend", "unsupported_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),
     ],

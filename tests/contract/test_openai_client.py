@@ -13,6 +13,7 @@ from osslo.errors import EngineError, OverloadedError
 from osslo.types import FinishReason
 from tests.api.conftest import KEY, ask
 from tests.api.test_chat_completions import CALL, TOOL
+from tests.api.test_chat_tools import CUSTOM_CALL, SHELL
 from tests.contract.conftest import StartServer
 from tests.scripted import ByteVocabulary, Gate, Prefill, Script
 
@@ -223,3 +224,102 @@ def test_a_refusal_after_the_grace_is_an_event(
     gate.open()
     with pytest.raises(openai.APIError, match="late"):
         list(stream)
+
+
+def test_custom_tools(start_server: StartServer, openai_client: Client) -> None:
+    url, stage = start_server(CUSTOM_CALL)
+    client = openai_client(url)
+    completion = client.chat.completions.create(**ask(), tools=[SHELL])
+    message = completion.choices[0].message
+    assert message.tool_calls is not None
+    call = message.tool_calls[0]
+    assert call.type == "custom"
+    assert (call.custom.name, call.custom.input) == ("shell", "ls -l | wc\n")
+    messages = [
+        {"role": "user", "content": "How many?"},
+        message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "12"},
+    ]
+    client.chat.completions.create(model="gpt-oss-20b", messages=messages, tools=[SHELL])
+    assert "ls -l | wc" in VOCABULARY.text(stage.backend.requests[1].prompt)
+
+
+def test_kept_completions(start_server: StartServer, openai_client: Client) -> None:
+    url, _ = start_server()
+    completions = openai_client(url).chat.completions
+    kept = [
+        completions.create(**ask(), store=True, metadata={"n": str(number)}) for number in range(3)
+    ]
+    again = completions.retrieve(kept[0].id)
+    assert again.choices[0].message.content == "Oslo."
+    assert again.metadata == {"n": "0"}
+    listed = list(completions.list(limit=1))
+    assert sorted(one.id for one in listed) == sorted(one.id for one in kept)
+    found = completions.list(metadata={"n": "1"})
+    assert [one.id for one in found] == [kept[1].id]
+    messages = list(completions.messages.list(kept[0].id))
+    assert [message.content for message in messages] == ["What is the capital of Norway?"]
+    assert completions.update(kept[0].id, metadata={"n": "9"}).metadata == {"n": "9"}
+    assert completions.delete(kept[0].id).deleted
+    with pytest.raises(openai.NotFoundError):
+        completions.retrieve(kept[0].id)
+
+
+def test_legacy_completions(start_server: StartServer, openai_client: Client) -> None:
+    url, _ = start_server(" upon a time<|return|>")
+    completions = openai_client(url).completions
+    whole = completions.create(
+        model="gpt-oss-20b", prompt=["Once", "Twice"], max_tokens=64, logprobs=1, echo=False
+    )
+    assert [choice.text for choice in whole.choices] == [" upon a time"] * 2
+    assert whole.choices[0].logprobs is not None
+    assert whole.choices[0].logprobs.tokens == list(" upon a time")
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens == len("OnceTwice")
+    chunks = list(
+        completions.create(
+            model="gpt-oss-20b",
+            prompt="Once",
+            max_tokens=64,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(choice.text for chunk in chunks for choice in chunk.choices)
+    assert text == " upon a time"
+    assert chunks[-1].usage is not None
+
+
+def test_a_request_that_is_sent_again_is_answered_once(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    url, stage = start_server()
+    headers = {"Idempotency-Key": "7f3c"}
+    client = openai_client(url).with_options(default_headers=headers)
+    first = client.chat.completions.create(**ask())
+    second = client.chat.completions.create(**ask())
+    assert first == second
+    streams = client.with_options(default_headers={"Idempotency-Key": "7f3d"})
+    texts = [
+        [chunk.model_dump() for chunk in streams.chat.completions.create(**ask(), stream=True)]
+        for _ in range(2)
+    ]
+    assert texts[0] == texts[1]
+    assert len(stage.backend.requests) == 2
+    with pytest.raises(openai.UnprocessableEntityError) as reused:
+        client.chat.completions.create(**ask(temperature=0.1))
+    assert reused.value.code == "idempotency_key_reused"
+
+
+def test_the_clients_own_retry_after_a_full_queue_uses_the_same_key(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    url, stage = start_server()
+    scripts = iter([Script(refusal=OverloadedError("full", retry_after_s=0.1))])
+    good = stage.backend.script
+    stage.backend.script = lambda _: next(scripts, good)  # type: ignore[return-value,arg-type]  # a Script
+    client = openai_client(url).with_options(
+        max_retries=2, default_headers={"Idempotency-Key": "again"}
+    )
+    assert client.chat.completions.create(**ask()).choices[0].message.content == "Oslo."
+    assert len(stage.backend.requests) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import Field
@@ -10,10 +12,13 @@ from pydantic import Field
 from osslo.api.body import StrictSchema
 from osslo.api.parameters import Spelling, check_schema, same
 from osslo.chat.request import ChoiceText, JsonObject, JsonSchema, LarkText, OutputFormat, RegexText
-from osslo.errors import RequestError, UnsupportedError
+from osslo.errors import GrammarError, RequestError, UnsupportedError
 from osslo.settings import LimitSettings
 
 MAX_GUIDED_CHOICES = 10_000
+
+_FORM_PARAMS = ("response_format", "the answer's form")
+"""What turns and raw completions call the answer's form."""
 
 Choices = list[str]
 
@@ -47,9 +52,35 @@ def guided_format(body: GuidedFields, limits: LimitSettings) -> OutputFormat | N
     Raises `RequestError` for two formats at once or a schema that is no JSON, `UnsupportedError`
     for what cannot apply.
     """
+    _refuse(body)
+    found = _given(body)
+    if len(found) > 1:
+        first, second = found[0][1].name, found[1][1].name
+        raise RequestError(
+            f"'{first}' and '{second}' both say what the answer is; send one of them.",
+            param=second,
+        )
+    return _format(*found[0], limits) if found else None
+
+
+@contextmanager
+def blaming_guided(body: GuidedFields) -> Iterator[None]:
+    """Let an error about the answer's form name the parameter that the caller used for it."""
+    try:
+        yield
+    except GrammarError as error:
+        given = _given(body)
+        if not given or error.param not in _FORM_PARAMS:
+            raise
+        name = given[0][1].name
+        message = error.message.replace(error.param, name)
+        raise GrammarError(message, param=name, code=error.code) from None
+
+
+def _given(body: GuidedFields) -> list[tuple[str, Spelling]]:
+    """Each kind of format that `body` asks for, with the parameter that does."""
     nested = body.structured_outputs or StructuredOutputs.model_validate({})
-    _refuse(body, nested)
-    given = {
+    spellings = {
         "json": same(
             Spelling("guided_json", body.guided_json),
             Spelling("structured_outputs.json", nested.json_),
@@ -68,17 +99,11 @@ def guided_format(body: GuidedFields, limits: LimitSettings) -> OutputFormat | N
             Spelling("structured_outputs.grammar", nested.grammar),
         ),
     }
-    found = [(kind, spelling) for kind, spelling in given.items() if spelling is not None]
-    if len(found) > 1:
-        first, second = found[0][1].name, found[1][1].name
-        raise RequestError(
-            f"'{first}' and '{second}' both say what the answer is; send one of them.",
-            param=second,
-        )
-    return _format(*found[0], limits) if found else None
+    return [(kind, given) for kind, given in spellings.items() if given is not None]
 
 
-def _refuse(body: GuidedFields, nested: StructuredOutputs) -> None:
+def _refuse(body: GuidedFields) -> None:
+    nested = body.structured_outputs or StructuredOutputs.model_validate({})
     refused = {
         "guided_decoding_backend": (body.guided_decoding_backend, "there is one backend"),
         "guided_whitespace_pattern": (body.guided_whitespace_pattern, "JSON is compact here"),

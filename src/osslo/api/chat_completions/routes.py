@@ -21,6 +21,7 @@ from osslo.api.chat_completions.reply_schema import ChatCompletion, ChatCompleti
 from osslo.api.chat_completions.request import to_chat_request
 from osslo.api.chat_completions.schema import ChatCompletionRequest
 from osslo.api.chat_completions.stored import completion_store, stored_messages
+from osslo.api.guided import blaming_guided
 from osslo.api.headers import turn_headers
 from osslo.api.idempotency import IdempotentRoute
 from osslo.api.openai_replies import Keep, failure_event
@@ -64,9 +65,10 @@ async def create_chat_completion(
     )
     model = served_model(services, caller, body.model)
     asked = _to_request(body, model, caller, services)
-    running = await start_turns(
-        services, caller, model, asked, protocol="chat.completions", choices=body.n or 1
-    )
+    with blaming_guided(body):
+        running = await start_turns(
+            services, caller, model, asked, protocol="chat.completions", choices=body.n or 1
+        )
     head = _head(body, model, asked, running.prepared, services)
     keep = _keeper(body, head, caller, services)
     if body.stream:

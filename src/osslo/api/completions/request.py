@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from osslo.api.completions.schema import CompletionRequest
-from osslo.api.guided import guided_format
+from osslo.api.guided import blaming_guided, guided_format
 from osslo.api.parameters import Spelling, given_or, missing, output_limit, same, stop_strings
 from osslo.api.parameters import logit_bias as checked_bias
 from osslo.chat.form import text_form
@@ -51,7 +51,8 @@ def to_runs(
     _refuse_inapplicable(body)
     prompts = _prompts(body)
     choices, candidates = _counts(body, len(prompts), limits)
-    form = text_form(guided_format(body, limits) or PlainText())
+    with blaming_guided(body):
+        form = text_form(guided_format(body, limits) or PlainText())
     base = RawRequest(
         request_id=request_id,
         prompt="",
