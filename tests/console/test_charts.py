@@ -44,7 +44,7 @@ def test_says_when_there_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (1, 1), (3, 4), (4.5, 5), (7, 10), (1234, 2000)]
+    ("value", "top"), [(0, 1), (1, 1), (3, 3.2), (4.5, 6), (7, 8), (1234, 1600)]
 )
 def test_axis_ends_at_a_round_number(value: float, top: float) -> None:
     assert nice_ceiling(value) == top

@@ -18,6 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 10, 26
 _TICKS = 4
 _LABELS = 8
 MAX_SERIES = 5
+_ROUND = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,11 @@ class BarChart:
 
 
 def nice_ceiling(value: float) -> float:
-    """The smallest of 1, 2, 4, 5 or 10 times a power of ten that is not below `value`."""
+    """The smallest round number not below `value` whose quarters are round too."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(m * power for m in (1, 2, 4, 5, 10) if m * power >= value * (1 - 1e-9))
+    return next(m * power for m in _ROUND if m * power >= value * (1 - 1e-9))
 
 
 def top_series(by_name: Mapping[str, Sequence[float]]) -> tuple[Series, ...]:

@@ -7,7 +7,7 @@ signed-in carry the session's CSRF secret, those of strangers the secret of a co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -72,7 +72,7 @@ class Console:
 
     books: Books
     fixed_settings: tuple[FixedSetting, ...] = ()
-    memory: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
+    memory: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pulls: Pulls | None = None
 
 

@@ -110,7 +110,10 @@ async def sign_up(request: Request, here: Anybody) -> Response:
     email, password = text_of(form, "email"), str(form.get("password", ""))
     try:
         user = await here.accounts.users.sign_up(
-            email=email, name="", password=password, address=browser_of(request).address
+            email=email,
+            name=email.partition("@")[0],
+            password=password,
+            address=browser_of(request).address,
         )
     except OssloError as error:
         return _sign_up_form(here, email=email, error=error)
@@ -124,6 +127,7 @@ def _sign_up_form(here: Visit, *, email: str = "", error: OssloError | None = No
         heading="Make an account",
         explanation="",
         action="/console/sign-up",
+        first=False,
         token="",
         ask_email=True,
         email=email,
@@ -159,7 +163,7 @@ async def set_up(request: Request, here: Anybody) -> Response:
         user = await here.accounts.users.set_up(
             token=token,
             email=email,
-            name="",
+            name=email.partition("@")[0],
             password=str(form.get("password", "")),
             address=browser_of(request).address,
         )
@@ -176,7 +180,7 @@ async def accept_invitation(request: Request, here: Anybody) -> Response:
     try:
         user = await here.accounts.users.sign_up(
             email=email,
-            name="",
+            name=email.partition("@")[0],
             password=str(form.get("password", "")),
             invitation=token,
             address=browser_of(request).address,
@@ -227,6 +231,7 @@ def _link_form(
         heading=heading,
         explanation=explanation,
         action=f"/console/{kind}",
+        first=kind == "setup",
         token=token,
         ask_email=kind != "reset",
         email=email,
