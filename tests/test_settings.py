@@ -51,6 +51,8 @@ def test_flags_beat_the_environment_and_that_beats_the_file(tmp_path: Path) -> N
         ("OSSLO_API_KEY", "with space"),
         ("OSSLO_HEARTBEAT_S", "nan"),
         ("OSSLO_OFFLINE", "maybe"),
+        ("OSSLO_CORS_ORIGINS", "example.org"),
+        ("OSSLO_CORS_ORIGINS", "https://example.org/path"),
         ("OSSLO_NONESUCH", "1"),
     ],
 )
@@ -122,3 +124,12 @@ def test_every_setting_is_documented() -> None:
     for variable, key, help_text, default in setting_names():
         shown = "" if default in (None, ()) else f"`{default}`"
         assert f"| `{variable}` | `{key}` | {shown} | {help_text} |" in page
+
+
+def test_origins_are_a_list_or_a_line_with_commas(tmp_path: Path) -> None:
+    origins = ("https://a.example", "http://localhost:3000")
+    line = {"OSSLO_CORS_ORIGINS": "https://a.example/, http://localhost:3000"}
+    assert load(tmp_path, line).server.cors_origins == origins
+    write_config(tmp_path, f"[server]\ncors_origins = {list(origins)}\n")
+    assert load(tmp_path).server.cors_origins == origins
+    assert load(tmp_path, {"OSSLO_CORS_ORIGINS": "*"}).server.cors_origins == ("*",)

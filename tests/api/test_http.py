@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from osslo.api.app import create_app
 from osslo.api.shapes import ErrorReply
 from osslo.settings import LimitSettings
+from osslo.telemetry import Metrics
 from tests.api.conftest import Stage, ask, make_stage
 
 URL = "/v1/chat/completions"
@@ -191,3 +194,27 @@ async def test_oversize_bodies_are_413_with_and_without_a_length(declared: bool)
         response = await client.post(URL, content=content)
     assert response.status_code == 413
     assert ErrorReply.model_validate_json(response.text).error.code == "body_too_large"
+
+
+async def _preflight(stage: Stage, origin: str) -> Any:
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    async with stage.client(None) as client:
+        return await client.options(URL, headers=headers)
+
+
+async def test_other_origins_are_kept_out_unless_a_setting_names_them(stage: Stage) -> None:
+    refused = await _preflight(stage, "https://app.example")
+    assert "access-control-allow-origin" not in refused.headers
+    services = replace(stage.services, cors_origins=("https://app.example",), metrics=Metrics())
+    open_stage = Stage(create_app(services), services, stage.backend)
+    allowed = await _preflight(open_stage, "https://app.example")
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    assert "access-control-allow-credentials" not in allowed.headers
+    assert (
+        "access-control-allow-origin"
+        not in (await _preflight(open_stage, "https://evil.example")).headers
+    )
+    async with open_stage.client() as client:
+        answer = await client.post(URL, json=ask(), headers={"origin": "https://app.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]

@@ -73,6 +73,19 @@ def test_keys_are_declared_and_public_routes_say_so(document: dict[str, Any]) ->
     }
 
 
+def test_whatever_streams_takes_an_idempotency_key(document: dict[str, Any]) -> None:
+    streaming = {
+        name: described
+        for name, described in operations(document)
+        if name.startswith("POST") and "text/event-stream" in str(described["responses"])
+    }
+    for name, described in streaming.items():
+        parameters = [parameter["name"] for parameter in described.get("parameters", [])]
+        assert "Idempotency-Key" in parameters, name
+        assert "422" in described["responses"], name
+    assert {"POST /v1/chat/completions", "POST /v1/completions"} <= set(streaming)
+
+
 def test_schema_names_suit_generators(document: dict[str, Any]) -> None:
     names = list(document["components"]["schemas"])
     assert all(re.fullmatch(r"[A-Za-z0-9_]+", name) for name in names)
