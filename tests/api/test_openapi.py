@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel, create_model
 
-from osslo.api.body import StrictSchema
+from osslo.api.body import REFUSED_MARK, StrictSchema
 from osslo.api.openapi import REFS, Operation, Shapes, _query_parameters, _Schemas, operation
 from tests.api.conftest import Stage
 
@@ -90,6 +90,15 @@ def test_schema_names_suit_generators(document: dict[str, Any]) -> None:
     names = list(document["components"]["schemas"])
     assert all(re.fullmatch(r"[A-Za-z0-9_]+", name) for name in names)
     assert not any("__" in name for name in names), "two classes share a name"
+
+
+def test_what_is_always_refused_is_not_offered(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    chat = schemas["ChatCompletionRequest"]["properties"]
+    assert {"audio", "functions", "prediction"} & set(chat) == set()
+    assert {"messages", "tools", "guided_regex", "store"} <= set(chat)
+    assert REFUSED_MARK not in str(document)
+    assert "enum" in str(chat["service_tier"])
 
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:

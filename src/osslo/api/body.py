@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
@@ -23,6 +23,8 @@ _DISCARDED_FACTOR = 8
 """An oversize body is read and thrown away up to this multiple of the limit, because a client
 that is still sending would miss the answer if the connection were cut."""
 
+REFUSED_MARK = "x-osslo-refused"
+
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -30,6 +32,17 @@ class StrictSchema(BaseModel):
     """Base of request schemas: no coercion, no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def refused(why: str = "it cannot apply here") -> Any:
+    """A field that is known, so that it can be refused by name, but never taken: the OpenAPI
+    document leaves it out."""
+    return Field(None, description=f"Refused: {why}.", json_schema_extra={REFUSED_MARK: True})
+
+
+def one_of(*values: str) -> Any:
+    """A text of which only `values` are taken, refused by name otherwise: for `Annotated`."""
+    return Field(json_schema_extra={"enum": list(values)})
 
 
 async def read_json(request: Request, schema: type[S], *, limit_bytes: int) -> S:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from osslo.api.body import StrictSchema
+from osslo.api.body import StrictSchema, refused
 from osslo.api.parameters import Spelling, check_schema, same
 from osslo.chat.request import ChoiceText, JsonObject, JsonSchema, LarkText, OutputFormat, RegexText
 from osslo.errors import GrammarError, RequestError, UnsupportedError
@@ -31,7 +31,7 @@ class StructuredOutputs(StrictSchema):
     regex: str | None = Field(None, description="A regular expression, Rust's syntax.")
     choice: Choices | None = Field(None, min_length=1, max_length=MAX_GUIDED_CHOICES)
     grammar: str | None = Field(None, description="A grammar in llguidance's Lark dialect.")
-    whitespace_pattern: Any = Field(None, description="Refused: JSON is compact here.")
+    whitespace_pattern: Any = refused("JSON is compact here")
 
 
 class GuidedFields(StrictSchema):
@@ -42,8 +42,8 @@ class GuidedFields(StrictSchema):
     guided_regex: str | None = None
     guided_choice: Choices | None = Field(None, min_length=1, max_length=MAX_GUIDED_CHOICES)
     guided_grammar: str | None = Field(None, description="In llguidance's Lark dialect.")
-    guided_decoding_backend: Any = Field(None, description="Refused: there is one.")
-    guided_whitespace_pattern: Any = Field(None, description="Refused: JSON is compact here.")
+    guided_decoding_backend: Any = refused("there is one backend")
+    guided_whitespace_pattern: Any = refused("JSON is compact here")
 
 
 def guided_format(body: GuidedFields, limits: LimitSettings) -> OutputFormat | None:

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from osslo.api.body import REFUSED_MARK
 from osslo.api.shapes import ErrorReply
 
 GENERATION_ERRORS = (400, 401, 403, 404, 413, 422, 429, 500, 503)
@@ -212,7 +213,7 @@ class _Schemas:
             raise AssertionError("two schemas of the document share a name")
         return cls(
             {model: short[name] for model, name in given.items()},
-            {short[name]: _renamed(schema, short) for name, schema in definitions.items()},
+            {short[name]: _taken(_renamed(schema, short)) for name, schema in definitions.items()},
         )
 
     def ref(self, shape: type[BaseModel] | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -230,6 +231,15 @@ def _short(name: str) -> str:
         return name
     package = "".join(word.capitalize() for word in clash["package"].split("_"))
     return package + clash["name"]
+
+
+def _taken(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` without the properties that are always refused."""
+    properties = schema.get("properties")
+    if properties is None:
+        return schema
+    kept = {name: field for name, field in properties.items() if REFUSED_MARK not in field}
+    return {**schema, "properties": kept}
 
 
 def _renamed(node: Any, names: Mapping[str, str]) -> Any:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from osslo.api.auth import WithCaller
-from osslo.api.body import StrictSchema, read_json
+from osslo.api.body import StrictSchema, read_json, refused
 from osslo.api.chat_completions.request import to_chat_request
-from osslo.api.chat_completions.schema import ChatCompletionRequest, InputMessage, Tool
+from osslo.api.chat_completions.schema import ChatCompletionRequest, Effort, InputMessage, Tool
 from osslo.api.headers import turn_headers
 from osslo.api.openapi import operation
 from osslo.api.services import Services, WithServices
@@ -41,18 +41,18 @@ class TokenizeRequest(StrictSchema):
     content: str | None = None
     messages: list[InputMessage] | None = None
     tools: list[Tool] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Effort | None = None
     add_generation_prompt: bool | None = Field(
         None, description="Messages only: end where the assistant's turn begins; default true."
     )
     add_special_tokens: bool | None = Field(None, description="gpt-oss adds none to plain text.")
     add_special: bool | None = Field(None, description="The same, as llama-server spells it.")
-    parse_special: bool | None = Field(None, description="Refused if true: text stays text.")
+    parse_special: Annotated[bool, Field(json_schema_extra={"const": False})] | None = None
     return_token_strs: bool | None = None
     with_pieces: bool | None = Field(None, description="Each token as its id and its text.")
-    continue_final_message: bool | None = Field(None, description="Refused if true.")
-    chat_template: Any = Field(None, description="Refused: the format is harmony.")
-    chat_template_kwargs: Any = Field(None, description="Refused: the format is harmony.")
+    continue_final_message: Annotated[bool, Field(json_schema_extra={"const": False})] | None = None
+    chat_template: Any = refused("the format is harmony")
+    chat_template_kwargs: Any = refused("the format is harmony")
 
 
 class TokenPiece(Reply):

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from osslo.api.body import StrictSchema
+from osslo.api.body import StrictSchema, one_of, refused
 from osslo.api.guided import GuidedFields
 from osslo.api.shapes import StreamOptions
 
-REFUSED = "Refused, by name: it cannot apply here."
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 FunctionName = Annotated[str, Field(pattern=FUNCTION_NAME)]
+Effort = Annotated[str, one_of("none", "minimal", "low", "medium", "high", "xhigh")]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
@@ -26,12 +26,12 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 class TextPart(StrictSchema):
     """One part of a message. Only text is understood; other types are refused by name."""
 
-    type: str
+    type: Annotated[str, one_of("text", "input_text", "output_text", "refusal")]
     text: str | None = None
     refusal: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
-    file: Any = None
+    image_url: Any = refused("this model reads text only")
+    input_audio: Any = refused("this model reads text only")
+    file: Any = refused("this model reads text only")
     cache_control: Any = Field(None, description="Accepted; prefixes are always cached.")
 
 
@@ -67,8 +67,8 @@ class InputMessage(StrictSchema):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    audio: Any = None
-    function_call: Any = None
+    audio: Any = refused()
+    function_call: Any = refused()
     annotations: Any = Field(None, description="Accepted back and not used.")
     reasoning_details: Any = Field(None, description="Accepted back and not used.")
 
@@ -103,7 +103,7 @@ class CustomDefinition(StrictSchema):
 class Tool(StrictSchema):
     """A tool that the model may call: a function, or a custom tool. Other types are refused."""
 
-    type: Annotated[str, Field(json_schema_extra={"enum": ["function", "custom"]})]
+    type: Annotated[str, one_of("function", "custom")]
     function: FunctionDefinition | None = None
     custom: CustomDefinition | None = None
 
@@ -162,7 +162,7 @@ class ResponseFormatInput(StrictSchema):
 class ReasoningInput(StrictSchema):
     """The effort as OpenRouter and the Responses API spell it."""
 
-    effort: str | None = None
+    effort: Effort | None = None
     exclude: bool | None = None
 
 
@@ -200,7 +200,7 @@ class ChatCompletionRequest(GuidedFields):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatInput | None = None
 
-    reasoning_effort: str | None = None
+    reasoning_effort: Effort | None = None
     reasoning: ReasoningInput | None = None
     include_reasoning: bool | None = None
 
@@ -208,16 +208,16 @@ class ChatCompletionRequest(GuidedFields):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    service_tier: str | None = None
+    service_tier: Annotated[str, one_of("auto", "default")] | None = None
     store: bool | None = Field(None, description="Keep the answer for `GET` until it expires.")
-    modalities: list[str] | None = None
-    verbosity: str | None = None
+    modalities: list[Annotated[str, one_of("text")]] | None = None
+    verbosity: Annotated[str, one_of("medium")] | None = None
 
-    audio: Any = Field(None, description=REFUSED)
-    function_call: Any = Field(None, description=REFUSED)
-    functions: Any = Field(None, description=REFUSED)
-    moderation: Any = Field(None, description=REFUSED)
-    prediction: Any = Field(None, description=REFUSED)
-    prompt_cache_options: Any = Field(None, description=REFUSED)
-    prompt_cache_retention: Any = Field(None, description=REFUSED)
-    web_search_options: Any = Field(None, description=REFUSED)
+    audio: Any = refused()
+    function_call: Any = refused()
+    functions: Any = refused()
+    moderation: Any = refused()
+    prediction: Any = refused()
+    prompt_cache_options: Any = refused()
+    prompt_cache_retention: Any = refused()
+    web_search_options: Any = refused()

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from osslo.api.body import refused
 from osslo.api.guided import GuidedFields
 from osslo.api.shapes import Reply, StreamOptions, UsageReply
 
@@ -19,7 +20,7 @@ class CompletionRequest(GuidedFields):
     prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
         None, description="Text, token ids, or several of one kind. Required."
     )
-    suffix: str | None = Field(None, description="Refused: this model does not fill gaps.")
+    suffix: str | None = refused("this model does not fill gaps")
     max_tokens: int | None = Field(None, ge=0, description="16 if left out; 0 reads the prompt.")
     n: int | None = Field(None, ge=1)
     best_of: int | None = Field(None, ge=1, description="Run so many, give the n likeliest.")
