@@ -30,7 +30,18 @@ codes: 0 success, 1 failure, 2 wrong use, 130 interrupted.
 def render() -> str:
     """The whole page."""
     commands: dict[str, Any] = get_command(build_app()).commands  # type: ignore[attr-defined]  # a group
-    return "\n".join([HEADER, *(section(name, commands[name]) for name in COMMANDS)])
+    sections = (part for name in COMMANDS for part in sections_of(name, commands[name]))
+    return "\n".join([HEADER, *sections])
+
+
+def sections_of(name: str, command: Any) -> Iterator[str]:
+    """A command's section, or those of the commands that it has."""
+    own = getattr(command, "commands", None)
+    if own is None:
+        yield section(name, command)
+        return
+    for child, nested in own.items():
+        yield from sections_of(f"{name} {child}", nested)
 
 
 def section(name: str, command: Any) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,11 +28,15 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "pack": "Write the packed file that serving loads.",
         "verify": "Check a packed file's contents against its checksums.",
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
+        "users": "Make and change users.",
+        "keys": "Make, rotate and revoke API keys.",
+        "prices": "Show and set what models cost.",
         "openapi": "Print the API's OpenAPI document.",
         "version": "Print Osslo's version.",
     }
 )
-"""Every command and its line in `osslo --help`. The module `osslo.cli.NAME` has `command`."""
+"""Every command and its line in `osslo --help`. The module `osslo.cli.NAME` has `command` or, where
+it has commands of its own, `group`."""
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -77,8 +81,10 @@ def build_app(only: Sequence[str] | None = None) -> typer.Typer:
     )
     app.callback()(_root)
     for name, summary in COMMANDS.items():
-        load = only is None or name in only
-        app.command(name, short_help=summary)(_load(name) if load else _stub(summary))
+        if only is None or name in only:
+            _add(app, name, summary)
+        else:
+            app.command(name, short_help=summary)(_stub(summary))
     return app
 
 
@@ -94,9 +100,13 @@ def _root(
     """
 
 
-def _load(name: str) -> Callable[..., Any]:
-    command: Callable[..., Any] = import_module(f"osslo.cli.{name}").command
-    return command
+def _add(app: typer.Typer, name: str, summary: str) -> None:
+    module = import_module(f"osslo.cli.{name}")
+    group: typer.Typer | None = getattr(module, "group", None)
+    if group is None:
+        app.command(name, short_help=summary)(module.command)
+    else:
+        app.add_typer(group, name=name, short_help=summary)
 
 
 def _stub(summary: str) -> Callable[[], None]:
