@@ -143,6 +143,12 @@ class RateLimiter:
         except StorageError:
             return Standing()
 
+    async def close(self) -> None:
+        """Let go of Redis."""
+        bridge = getattr(self._storage, "bridge", None)
+        if bridge is not None:
+            await bridge.storage.aclose()
+
     async def _check_tokens(
         self, subjects: Sequence[Subject], prompt_tokens: int, held: int
     ) -> None:

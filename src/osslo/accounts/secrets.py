@@ -19,9 +19,9 @@ from osslo.errors import ConfigurationError
 KEY_PREFIX = "sk-osslo-"
 _SHOWN = len(KEY_PREFIX) + 6
 _BODY = 32  # 190 bits
-_CHECK = 6  # 35 bits
+CHECKSUM_LENGTH = 6  # 35 bits
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_KEY = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_BODY + _CHECK}}}")
+_KEY = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_BODY + CHECKSUM_LENGTH}}}")
 _PEPPER_FILE = "pepper"
 _PEPPER_BYTES = 32
 
@@ -44,7 +44,7 @@ def token_hash(token: str) -> str:
 def new_key() -> str:
     """The text of a new API key."""
     body = "".join(secrets.choice(_DIGITS) for _ in range(_BODY))
-    return KEY_PREFIX + body + _checksum(body)
+    return KEY_PREFIX + body + checksum(body)
 
 
 def shown_prefix(key: str) -> str:
@@ -56,8 +56,18 @@ def well_formed(key: str) -> bool:
     """Whether `key` is spelled like one of ours, its checksum included."""
     if not _KEY.fullmatch(key):
         return False
-    body = key[len(KEY_PREFIX) : -_CHECK]
-    return hmac.compare_digest(_checksum(body), key[-_CHECK:])
+    body = key[len(KEY_PREFIX) : -CHECKSUM_LENGTH]
+    return hmac.compare_digest(checksum(body), key[-CHECKSUM_LENGTH:])
+
+
+def checksum(body: str) -> str:
+    """The characters that check a key's random ones."""
+    number = int.from_bytes(hashlib.blake2b(body.encode(), digest_size=8).digest())
+    digits = ""
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(_DIGITS))
+        digits += _DIGITS[digit]
+    return digits
 
 
 class Pepper:
@@ -118,12 +128,3 @@ def _make_pepper(path: Path) -> str:
     finally:
         draft.unlink()
     return path.read_text(encoding="ascii")
-
-
-def _checksum(body: str) -> str:
-    number = int.from_bytes(hashlib.blake2b(body.encode(), digest_size=8).digest())
-    digits = ""
-    for _ in range(_CHECK):
-        number, digit = divmod(number, len(_DIGITS))
-        digits += _DIGITS[digit]
-    return digits

@@ -78,6 +78,7 @@ class Accounts:
             except Exception:
                 _log.warning("accounts could not be tended", exc_info=True)
             turn += 1
+        await self.rates.close()
 
 
 def open_accounts(
