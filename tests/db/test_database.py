@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+import osslo.accounts.ledger.tables
 import osslo.accounts.tables
 import osslo.store.completions
 import osslo.store.job_tables
@@ -79,6 +81,15 @@ async def test_a_failed_write_leaves_nothing(database: Database) -> None:
         await fail()
     async with database.read() as session:
         assert (await session.execute(text("SELECT count(*) FROM counter"))).scalar_one() == 0
+
+
+async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path / "made" / "x.db"))
+    await upgrade(database)
+    files = list((tmp_path / "made").iterdir())
+    assert len(files) > 1
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    await database.close()
 
 
 async def test_moments_come_back_in_utc(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ invariant locks the row (`select(...).with_for_update()`).
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -65,8 +66,8 @@ class Database:
             "hide_parameters": True,  # errors are logged, and parameters hold what must not be
         }
         if self.is_sqlite:
-            if self.url.database:
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            if self.url.database and self.url.database != ":memory:":
+                _make_private(Path(self.url.database))
             options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
         else:
             options |= {"pool_size": pool_size, "max_overflow": pool_size}
