@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from osslo.accounts.ledger.service import Ledger, welcome
 from osslo.accounts.records import IssuedLink
 from osslo.accounts.service import open_accounts
 from osslo.api.accounts.keyring import AccountsKeyRing
@@ -25,21 +26,27 @@ from osslo.api.accounts.replies import link_url
 from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.client_address import Proxies
+from osslo.api.metering import LedgerMeter
 from osslo.api.rate_limits import LimitedMeter
 from osslo.api.replays import Replays
 from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
-from osslo.chat.metering import FreeMeter
 from osslo.chat.models import ModelRegistry, ServedModel
+from osslo.console.ledger_books import LedgerBooks
+from osslo.console.pulls import Pulls
+from osslo.console.site import install_console
+from osslo.console.visit import Console, FixedSetting
 from osslo.db.database import Database, sqlite_url
 from osslo.db.migrate import upgrade
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
+from osslo.model.discovery import ModelRoots
+from osslo.model.hub import Hub
 from osslo.model.memory import MemoryPlan
 from osslo.model.model import Model
 from osslo.opening import Located, Progress, locate, open_native, open_served, plan_memory
 from osslo.server_key import api_key, seal_key
-from osslo.settings import Settings
+from osslo.settings import Settings, setting_values
 from osslo.telemetry import configure_logging
 
 _IDLE_CHECK_S = 2.0
@@ -85,7 +92,10 @@ def build(
     key, origin = api_key(settings)
     first = asyncio.run(prepare_accounts(settings))
     database = Database(database_url(settings))
-    accounts = open_accounts(database, settings.accounts, settings.folders.home)
+    accounts = open_accounts(
+        database, settings.accounts, settings.folders.home, on_user_created=welcome
+    )
+    ledger = Ledger(accounts.context, accounts.prices)
     services = Services(
         registry=ModelRegistry((opened.served,)),
         keys=AccountsKeyRing(accounts, SingleKeyRing(key)),
@@ -93,7 +103,8 @@ def build(
         accounts=accounts,
         proxies=Proxies(settings.accounts.trusted_proxies),
         public_url=settings.accounts.public_url,
-        meter=LimitedMeter(accounts, FreeMeter()),
+        ledger=ledger,
+        meter=LimitedMeter(accounts, LedgerMeter(ledger)),
         seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
@@ -106,6 +117,19 @@ def build(
         drain_s=settings.server.drain_s,
     )
     app = create_app(services)
+    install_console(
+        app,
+        Console(
+            books=LedgerBooks(ledger, accounts),
+            fixed_settings=tuple(FixedSetting(*row) for row in setting_values(settings)),
+            memory={opened.served.id: tuple(memory.rows())},
+            pulls=Pulls(
+                settings.folders.models,
+                ModelRoots.of(settings.folders, settings.paths.model_roots),
+                _hub(settings),
+            ),
+        ),
+    )
     return Server(
         settings=settings,
         app=app,
@@ -119,6 +143,13 @@ def build(
         key_origin=origin,
         first=first,
     )
+
+
+def _hub(settings: Settings) -> Hub:
+    paths = settings.paths
+    if paths.hub_endpoint is None:
+        return Hub(offline=paths.offline)
+    return Hub(endpoint=paths.hub_endpoint, offline=paths.offline)
 
 
 async def prepare_accounts(settings: Settings) -> FirstStart:
@@ -170,7 +201,8 @@ def startup_text(server: Server, url: str) -> str:
         f"    -H 'Authorization: Bearer {_shown_key(server)}' \\",
         f"    -d '{json.dumps(question)}'",
         "",
-        f"Next: {url}/docs (API), osslo chat (terminal), osslo --help. Stop with Ctrl-C.",
+        f"Next: {url}/console (browser), {url}/docs (API), osslo chat (terminal).",
+        "Stop with Ctrl-C.",
     ]
     return "\n".join(line for index, line in enumerate(lines) if line or index > 2)
 

@@ -22,7 +22,7 @@ from osslo.errors import ConfigurationError
 
 ENV_PREFIX = "OSSLO_"
 CONFIG_VARIABLE = "OSSLO_CONFIG"
-_SECRETS = frozenset({"api_key", "key_pepper", "redis_url", "database_url"})
+_SECRETS = frozenset({"api_key", "key_pepper", "seal_key", "redis_url", "database_url"})
 
 Parser = Callable[[Any], Any]
 
@@ -459,6 +459,22 @@ def setting_names() -> tuple[tuple[str, str, str, Any], ...]:
         for name, section in _SECTIONS.items()
         for f in fields(section)
     )
+
+
+def setting_values(settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    """Every setting as (environment variable, value as text, help). Of secrets only whether they
+    are set is told; what is decided from the machine is empty."""
+    shown: list[tuple[str, str, str]] = []
+    for name, section in _SECTIONS.items():
+        for f in fields(section):
+            value = getattr(getattr(settings, name), f.name)
+            if f.name in _SECRETS:
+                value = None if value is None else "(set)"
+            elif isinstance(value, tuple):
+                value = ", ".join(map(str, value))
+            text = "" if value is None else str(value)
+            shown.append((ENV_PREFIX + f.name.upper(), text, f.metadata["help"]))
+    return tuple(shown)
 
 
 def _parsers() -> dict[str, Parser]:

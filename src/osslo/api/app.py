@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 import osslo
+from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.service import Accounts
 from osslo.api import docs, health, models, tokenize
 from osslo.api.accounts import routes as management
@@ -71,7 +72,7 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await upgrade(services.database)
-        async with tended(services.accounts):
+        async with tended(services.accounts), charged(services.ledger):
             yield
             services.lifecycle.drain()
             for model in services.registry:
@@ -134,6 +135,19 @@ async def tended(accounts: Accounts | None) -> AsyncIterator[None]:
     finally:
         stop.set()
         await tending
+
+
+@asynccontextmanager
+async def charged(ledger: Ledger | None) -> AsyncIterator[None]:
+    """Let the ledger commit for the length of the block."""
+    if ledger is None:
+        yield
+        return
+    await ledger.start()
+    try:
+        yield
+    finally:
+        await ledger.close()
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.service import Accounts
 from osslo.api.auth import Delegation, KeyRing
 from osslo.api.client_address import Proxies
@@ -67,6 +68,7 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     accounts: Accounts | None = None
+    ledger: Ledger | None = None
     proxies: Proxies = field(default_factory=Proxies)
     public_url: str | None = None
     delegation: Delegation = field(default_factory=NoDelegation)

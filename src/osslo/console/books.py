@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
+from osslo.accounts.ledger.reading import UsageFilter
 from osslo.accounts.ledger.records import UsageRecord
 from osslo.accounts.records import Actor
 
@@ -42,18 +43,6 @@ class Movement:
     at: datetime
     what: str
     amount_nanousd: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageFilter:
-    """Which requests are wanted. None lets everything through."""
-
-    user_id: str
-    since: datetime | None = None
-    until: datetime | None = None
-    key_id: str | None = None
-    model: str | None = None
-    failed: bool | None = None
 
 
 class Books(Protocol):

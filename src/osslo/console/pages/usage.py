@@ -14,9 +14,9 @@ from fastapi import Depends
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
+from osslo.accounts.ledger.reading import FAILURES, UsageFilter
 from osslo.accounts.ledger.records import Status, UsageRecord
 from osslo.accounts.records import Page
-from osslo.console.books import UsageFilter
 from osslo.console.routing import page_router
 from osslo.console.visit import Visit, member
 
@@ -155,7 +155,6 @@ async def _key_names(here: Visit) -> dict[str, str]:
 
 
 def _row(record: UsageRecord, names: dict[str, str]) -> dict[str, Any]:
-    ok = record.status is Status.COMPLETED
     return {
         "at": record.at,
         "request_id": record.request_id,
@@ -170,8 +169,14 @@ def _row(record: UsageRecord, names: dict[str, str]) -> dict[str, Any]:
         "tokens_per_second": record.tokens_per_second,
         "cost_nanousd": record.cost_nanousd,
         "status": record.status.value,
-        "badge": "good" if ok else "warn" if record.status is Status.CANCELLED else "bad",
+        "badge": _badge(record.status),
     }
+
+
+def _badge(status: Status) -> str:
+    if status in FAILURES:
+        return "bad"
+    return "good" if status is Status.COMPLETED else "warn"
 
 
 def _start_of(text: str) -> datetime | None:
