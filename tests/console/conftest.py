@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,15 @@ def build_server(home: Path, cache: Path) -> Server:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Iterator[Site]:
-    server = build_server(tmp_path_factory.mktemp("home"), build_cache)
-    try:
-        with serving(server.app) as url:
-            yield Site(url, server)
-    finally:
-        asyncio.run(server.model.backend.close())
+    # Playwright's loop runs in this thread, so that what starts a loop of its own needs another.
+    with ThreadPoolExecutor(1) as aside:
+        home = tmp_path_factory.mktemp("home")
+        server = aside.submit(build_server, home, build_cache).result()
+        try:
+            with serving(server.app) as url:
+                yield Site(url, server)
+        finally:
+            aside.submit(asyncio.run, server.model.backend.close()).result()
 
 
 @pytest.fixture
