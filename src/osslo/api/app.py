@@ -25,8 +25,13 @@ from osslo.api.files import routes as files
 from osslo.api.messages import routes as messages
 from osslo.api.middleware import RequestGate
 from osslo.api.openapi import install_openapi
+from osslo.api.responses import routes as responses
 from osslo.api.services import Services
 from osslo.db.migrate import upgrade
+from osslo.store.completions import sweep_completions
+from osslo.store.conversations import sweep_conversations
+from osslo.store.responses import sweep_responses
+from osslo.store.sweep import Sweeper
 
 _DESCRIPTION = "gpt-oss behind your own API. Keys go into `Authorization: Bearer …`."
 _EXPOSED_HEADERS = (
@@ -48,6 +53,7 @@ _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
+        "responses": "OpenAI's Responses: answers that are kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
         "tokens": "Text to token ids and back.",
@@ -72,7 +78,7 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await upgrade(services.database)
-        async with tended(services.accounts), charged(services.ledger):
+        async with tended(services.accounts), charged(services.ledger), swept(services):
             yield
             services.lifecycle.drain()
             for model in services.registry:
@@ -100,6 +106,7 @@ def create_app(services: Services) -> FastAPI:
         completions.router,
         tokenize.router,
         files.router,
+        responses.router,
         messages.router,
         complete.router,
         *management.routers,
@@ -148,6 +155,22 @@ async def charged(ledger: Ledger | None) -> AsyncIterator[None]:
         yield
     finally:
         await ledger.close()
+
+
+@asynccontextmanager
+async def swept(services: Services) -> AsyncIterator[None]:
+    """Delete what callers kept and what has expired, now and then, for the length of the block."""
+    sweeper = Sweeper(
+        services.database,
+        (sweep_responses, sweep_conversations, sweep_completions),
+        interval_s=services.store.store_sweep_s,
+        clock=services.clock,
+    )
+    sweeper.start()
+    try:
+        yield
+    finally:
+        await sweeper.stop()
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -1,0 +1,174 @@
+"""`/v1/responses`: create, retrieve, delete, list inputs, count tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from osslo.api.auth import WithCaller
+from osslo.api.body import read_json
+from osslo.api.headers import turn_headers
+from osslo.api.idempotency import IdempotentRoute
+from osslo.api.openapi import GENERATION_ERRORS, operation
+from osslo.api.query import read_query
+from osslo.api.responses.builder import error_event
+from osslo.api.responses.reply_schema import (
+    DeletedResponse,
+    InputItemsReply,
+    InputTokensReply,
+    ResponseEvent,
+    ResponseReply,
+)
+from osslo.api.responses.request import refuse_context, to_chat_request
+from osslo.api.responses.running import response_store, said_in, start_response
+from osslo.api.responses.schema import (
+    InputTokensRequest,
+    ItemsQuery,
+    ResponseRequest,
+    RetrieveQuery,
+)
+from osslo.api.services import WithServices
+from osslo.api.sse import EventStreamResponse, named_event, unless_disconnected
+from osslo.api.turns import served_model
+from osslo.chat.prompt import count_tokens
+from osslo.errors import OssloError, RequestError, UnsupportedError
+from osslo.store.items import Item
+from osslo.types import SamplingParams
+
+router = APIRouter(tags=["responses"], route_class=IdempotentRoute)
+
+_EXAMPLE = {
+    "model": "gpt-oss-20b",
+    "input": "What is the capital of Norway?",
+    "reasoning": {"effort": "low"},
+}
+
+
+@router.post(
+    "/v1/responses",
+    summary="Create a response",
+    openapi_extra=operation(
+        body=ResponseRequest,
+        reply=ResponseReply,
+        stream=ResponseEvent,
+        description="The response, or with `stream` its events.",
+        errors=GENERATION_ERRORS,
+        example=_EXAMPLE,
+        idempotent=True,
+    ),
+)
+async def create_response(request: Request, services: WithServices, caller: WithCaller) -> Response:
+    """Answer an input, alone or after what was said before."""
+    services.lifecycle.check()
+    body = await read_json(request, ResponseRequest, limit_bytes=services.limits.max_body_bytes)
+    running = await start_response(body, services, caller)
+    headers = turn_headers(running.model, warnings=running.warnings)
+    if body.stream:
+        return EventStreamResponse(
+            running.stream(),
+            failure=lambda error: _failure(error, running.builder.next_sequence),
+            heartbeat_s=services.heartbeat_s,
+            grace_s=services.start_grace_s,
+            headers=headers,
+        )
+    response = await unless_disconnected(request.receive, running.whole())
+    if response is None:
+        return Response(status_code=499)
+    error = running.builder.error
+    if error is not None:
+        raise error
+    return JSONResponse(response, headers=headers)
+
+
+@router.get(
+    "/v1/responses/{response_id}",
+    summary="Retrieve a response",
+    openapi_extra=operation(query=RetrieveQuery, reply=ResponseReply),
+)
+async def get_response(
+    response_id: str, request: Request, services: WithServices, caller: WithCaller
+) -> Response:
+    """A response that was kept."""
+    query = read_query(request, RetrieveQuery)
+    if query.stream:
+        raise UnsupportedError(
+            "'stream' is not supported here: only background responses can be streamed again.",
+            param="stream",
+        )
+    stored = await response_store(services).get(caller.tenant, response_id)
+    return JSONResponse(dict(stored.body))
+
+
+@router.delete(
+    "/v1/responses/{response_id}",
+    summary="Delete a response",
+    openapi_extra=operation(reply=DeletedResponse),
+)
+async def delete_response(response_id: str, services: WithServices, caller: WithCaller) -> Response:
+    """Delete a response with its items."""
+    await response_store(services).delete(caller.tenant, response_id)
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.get(
+    "/v1/responses/{response_id}/input_items",
+    summary="List a response's input",
+    openapi_extra=operation(query=ItemsQuery, reply=InputItemsReply),
+)
+async def list_input_items(
+    response_id: str, request: Request, services: WithServices, caller: WithCaller
+) -> Response:
+    """What a response was given."""
+    query = read_query(request, ItemsQuery)
+    page = await response_store(services).input_items(
+        caller.tenant, response_id, after=query.after, limit=query.limit, order=query.order
+    )
+    return JSONResponse(item_list(page.items, has_more=page.has_more))
+
+
+@router.post(
+    "/v1/responses/input_tokens",
+    summary="Count a response's input tokens",
+    openapi_extra=operation(body=InputTokensRequest, reply=InputTokensReply, example=_EXAMPLE),
+)
+async def count_input_tokens(
+    request: Request, services: WithServices, caller: WithCaller
+) -> Response:
+    """How many tokens the prompt of a response would have."""
+    limits = services.limits
+    body = await read_json(request, InputTokensRequest, limit_bytes=limits.max_body_bytes)
+    if body.personality is not None:
+        raise RequestError("'personality' is not supported.", param="personality")
+    refuse_context(body)
+    model = served_model(services, caller, body.model)
+    said = await said_in(body, services, caller)
+    asked = to_chat_request(
+        body,
+        said.messages,
+        request_id="count_" + secrets.token_hex(8),
+        tenant=caller.tenant,
+        sampling=SamplingParams(max_tokens=1),
+        limits=limits,
+    )
+    tokens = await asyncio.to_thread(count_tokens, model, asked, today=services.today())
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+
+
+def item_list(items: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
+    """A part of a list of items, as OpenAI's lists look."""
+    return {
+        "object": "list",
+        "data": [dict(item) for item in items],
+        "first_id": items[0]["id"] if items else None,
+        "last_id": items[-1]["id"] if items else None,
+        "has_more": has_more,
+    }
+
+
+def _failure(error: OssloError, sequence: int) -> bytes:
+    return named_event("error", error_event(error, sequence))
