@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 import socket
 import threading
@@ -26,6 +27,7 @@ from osslo.api.accounts.replies import link_url
 from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.client_address import Proxies
+from osslo.api.delegation import WorkerDelegation, batch_owners
 from osslo.api.metering import LedgerMeter
 from osslo.api.rate_limits import LimitedMeter
 from osslo.api.replays import Replays
@@ -40,6 +42,8 @@ from osslo.db.database import Database, sqlite_url
 from osslo.db.migrate import upgrade
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
+from osslo.jobs.process import WorkerOrder
+from osslo.jobs.supervisor import Supervisor
 from osslo.model.discovery import ModelRoots
 from osslo.model.hub import Hub
 from osslo.model.memory import MemoryPlan
@@ -47,9 +51,13 @@ from osslo.model.model import Model
 from osslo.opening import Located, Progress, locate, open_native, open_served, plan_memory
 from osslo.server_key import api_key, seal_key
 from osslo.settings import Settings, setting_values
+from osslo.store.batches import BatchStore
+from osslo.store.files import FileStore
 from osslo.telemetry import configure_logging
 
 _IDLE_CHECK_S = 2.0
+_FILES = "files"
+"""The folder in home that holds uploads and what batches write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Server:
     key: str
     key_origin: str
     first: FirstStart
+    worker_secret: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +105,15 @@ def build(
         database, settings.accounts, settings.folders.home, on_user_created=welcome
     )
     ledger = Ledger(accounts.context, accounts.prices)
+    keys = AccountsKeyRing(accounts, SingleKeyRing(key))
+    files = FileStore(database, settings.folders.home / _FILES, settings.files)
+    worker_secret = secrets.token_urlsafe(32)
     services = Services(
         registry=ModelRegistry((opened.served,)),
-        keys=AccountsKeyRing(accounts, SingleKeyRing(key)),
+        keys=keys,
+        files=files,
+        jobs=settings.jobs,
+        delegation=WorkerDelegation(worker_secret, batch_owners(BatchStore(files)), keys),
         database=database,
         accounts=accounts,
         proxies=Proxies(settings.accounts.trusted_proxies),
@@ -142,6 +157,7 @@ def build(
         key=key,
         key_origin=origin,
         first=first,
+        worker_secret=worker_secret,
     )
 
 
@@ -228,20 +244,31 @@ def _shown_key(server: Server) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, except that a signal first makes the application refuse new work, and that
-    `on_listening(url)` is called once connections are taken."""
+    """uvicorn, except that a signal first makes the application refuse new work, that
+    `on_listening(url)` is called once connections are taken, and `on_ending()` (in a thread) before
+    running requests are waited for."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, on_listening: Callable[[str], None]
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        on_listening: Callable[[str], None],
+        on_ending: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._on_listening = on_listening
+        self._on_ending = on_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
             self._on_listening(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_ending is not None:
+            await asyncio.to_thread(self._on_ending)
+        await super().shutdown(sockets)
 
     @property
     def url(self) -> str:
@@ -281,11 +308,20 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
         target=warm_up_when_idle, args=(server, stopped), name="osslo-warm-up", daemon=True
     )
 
+    workers: list[Supervisor] = []
+
     def listening(url: str) -> None:
         on_listening(url)
         warming.start()
+        if settings.jobs.worker:
+            workers.append(Supervisor(worker_order(server, url)))
+            workers[0].start()
 
-    runner = DrainingServer(config, server.services.lifecycle, listening)
+    def ending() -> None:
+        for worker in workers:
+            worker.stop()
+
+    runner = DrainingServer(config, server.services.lifecycle, listening, ending)
     try:
         runner.run()
     except SystemExit as error:  # uvicorn exits where it cannot listen
@@ -295,6 +331,24 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
         ) from error
     finally:
         stopped.set()
+        ending()
+
+
+def worker_order(server: Server, url: str) -> WorkerOrder:
+    """What the worker process is told: it runs batches against this server, at `url`."""
+    settings = server.settings
+    return WorkerOrder(
+        name="",
+        base_url=url,
+        secret=server.worker_secret,
+        database_url=database_url(settings),
+        file_folder=str(settings.folders.home / _FILES),
+        files=settings.files,
+        jobs=settings.jobs,
+        max_line_bytes=settings.limits.max_body_bytes,
+        log_level=settings.log.log_level,
+        log_format=settings.log.log_format,
+    )
 
 
 def warm_up_when_idle(

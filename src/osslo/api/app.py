@@ -16,6 +16,7 @@ from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.service import Accounts
 from osslo.api import docs, health, models, tokenize
 from osslo.api.accounts import routes as management
+from osslo.api.batches import routes as batches
 from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.complete import routes as complete
@@ -53,6 +54,7 @@ _TAGS = MappingProxyType(
     {
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
+        "batches": "Batches: many requests in the background.",
         "responses": "OpenAI's Responses: answers that are kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
@@ -106,6 +108,7 @@ def create_app(services: Services) -> FastAPI:
         completions.router,
         tokenize.router,
         files.router,
+        batches.router,
         responses.router,
         messages.router,
         complete.router,

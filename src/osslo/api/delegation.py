@@ -17,10 +17,24 @@ from fastapi import Request
 
 from osslo.api.auth import Caller, KeyRing
 from osslo.errors import AuthenticationError
+from osslo.store.batches import BatchStore
 from osslo.store.jobs import JOB_HEADER
 
 OwnerOf = Callable[[str], Awaitable[Caller | None]]
 """The owner of an unfinished job, by the id that the worker names; None if there is none."""
+
+
+def batch_owners(store: BatchStore) -> OwnerOf:
+    """Finds the owners of batches that have not ended."""
+
+    async def owner_of(batch_id: str) -> Caller | None:
+        batch = await store.find(batch_id)
+        if batch is None or batch.ended:
+            return None
+        return Caller(tenant=batch.tenant, user_id=batch.user_id, key_id=batch.key_id)
+
+    return owner_of
+
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 

@@ -22,7 +22,6 @@ from osslo.errors import OssloError
 from osslo.store.files import Clock
 from osslo.store.job_tables import JobRow
 
-
 JOB_HEADER = "x-osslo-job"
 """The header in which a worker says to its server for whose job it asks: `SECRET SUBJECT`."""
 

@@ -1,0 +1,1 @@
+"""`/v1/batches`: many requests as one file, answered as another."""
