@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ def test_the_first_user_is_the_owner_and_gets_a_link(shell: Shell) -> None:
         "bob@example.com"
     ]
     assert "ann@example.com" in shell("users", "list")
+
+
+def test_a_user_made_here_gets_the_welcome_credit(shell: Shell, tmp_path: Path) -> None:
+    user = shell.json("users", "create", "ann@example.com")["user"]
+    with closing(sqlite3.connect(tmp_path / "osslo.db")) as connection:
+        entries = connection.execute("SELECT user_id, amount_nanousd FROM ledger_entries")
+        assert entries.fetchall() == [(user["id"], 1_000_000_000)]
 
 
 def test_a_password_comes_by_stdin(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

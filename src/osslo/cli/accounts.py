@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from osslo.accounts.ledger.service import welcome
 from osslo.accounts.records import COMMAND_LINE, User
 from osslo.accounts.service import Accounts, open_accounts
 from osslo.db.database import Database
@@ -36,7 +37,9 @@ async def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitabl
     database = Database(database_url(settings))
     try:
         await upgrade(database)
-        accounts = open_accounts(database, settings.accounts, settings.folders.home)
+        accounts = open_accounts(
+            database, settings.accounts, settings.folders.home, on_user_created=welcome
+        )
         await accounts.options.check_pepper()
         return await work(accounts)
     finally:
