@@ -345,22 +345,6 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ModerationSettings:
-    """The judge of `/v1/moderations` and of the guard."""
-
-    moderation_policy: Path | None = field(
-        default=None,
-        metadata=_rule(_optional_path, "a text file with the policy; Osslo's own when unset"),
-    )
-    guard: str = field(
-        default="off",
-        metadata=_rule(
-            _choice("off", "input", "output", "both"), "what is judged of every request"
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class AccountsSettings:
     """Users, keys and limits. What owners change while the server runs is in the database."""
 
@@ -408,7 +392,6 @@ class Settings:
     store: StoreSettings = StoreSettings()
     files: FileSettings = FileSettings()
     jobs: JobSettings = JobSettings()
-    moderation: ModerationSettings = ModerationSettings()
     accounts: AccountsSettings = AccountsSettings()
 
 
@@ -422,7 +405,6 @@ _SECTIONS: Mapping[str, type] = {
     "store": StoreSettings,
     "files": FileSettings,
     "jobs": JobSettings,
-    "moderation": ModerationSettings,
     "accounts": AccountsSettings,
 }
 

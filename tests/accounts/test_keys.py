@@ -63,7 +63,7 @@ async def test_a_key_keeps_its_rules(accounts: Accounts, clock: Clock) -> None:
         expires_at=clock.now() + timedelta(days=1),
         models=("gpt-oss-20b", "gpt-oss-20b"),
         networks=("192.0.2.0/24", "2001:db8::1"),
-        guard=GuardMode.BOTH,
+        guard=GuardMode.OFF,
         spending_limit_nanousd=5 * 10**9,
         spending_period=SpendingPeriod.MONTHLY,
         limits=RateLimits(60, 100_000),

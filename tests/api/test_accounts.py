@@ -230,7 +230,7 @@ async def test_keys_are_changed_rotated_and_revoked_in_bulk() -> None:
                     "spending_limit_nanousd": 5,
                     "spending_period": "daily",
                     "requests_per_minute": 7,
-                    "guard": "input",
+                    "guard": "off",
                 },
             )
         ).json()["key"]

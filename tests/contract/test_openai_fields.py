@@ -32,7 +32,7 @@ NEVER_SENT = {
     "audio",  # text only
     "annotations",  # no search
     "function_call",  # OpenAI's old spelling of tool_calls
-    "moderation",  # /v1/moderations
+    "moderation",  # there is none
 }
 
 

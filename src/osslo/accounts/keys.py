@@ -11,10 +11,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from osslo.accounts.context import Context
 from osslo.accounts.fields import amount_of, limits_of, models_of, name_of, networks_of
 from osslo.accounts.permissions import manages, no_such_user
-from osslo.accounts.records import Actor, Key, KeyRules, KeyState, NewKey, Page, Role, User
+from osslo.accounts.records import (
+    Actor,
+    GuardMode,
+    Key,
+    KeyRules,
+    KeyState,
+    NewKey,
+    Page,
+    Role,
+    User,
+)
 from osslo.accounts.repository import keys, users
 from osslo.accounts.secrets import new_id, new_key, shown_prefix
-from osslo.errors import ConflictError, NotFoundError, PermissionDeniedError, RequestError
+from osslo.errors import (
+    ConflictError,
+    NotFoundError,
+    PermissionDeniedError,
+    RequestError,
+    UnsupportedError,
+)
 
 DEFAULT_OVERLAP_S = 86_400
 MAX_OVERLAP_S = 90 * 86_400
@@ -152,6 +168,10 @@ class KeyService:
 
     def _checked(self, rules: KeyRules, *, before: KeyRules | None = None) -> KeyRules:
         amount_of(rules.spending_limit_nanousd, param="spending_limit_nanousd")
+        if rules.guard not in (None, GuardMode.OFF):
+            raise UnsupportedError(
+                "'guard' can only be 'off': there is no judge of texts here yet.", param="guard"
+            )
         expires_at = rules.expires_at
         unchanged = before is not None and before.expires_at == expires_at
         if expires_at is not None and not unchanged and expires_at <= self._context.now():

@@ -21,6 +21,7 @@ from osslo.api.chat_completions import routes as chat_completions
 from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.complete import routes as complete
 from osslo.api.completions import routes as completions
+from osslo.api.conversations import routes as conversations
 from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
 from osslo.api.messages import routes as messages
@@ -55,7 +56,7 @@ _TAGS = MappingProxyType(
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
         "batches": "Batches: many requests in the background.",
-        "responses": "OpenAI's Responses: answers that are kept and gone on from.",
+        "responses": "OpenAI's Responses and conversations: answers that are kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
         "tokens": "Text to token ids and back.",
@@ -110,6 +111,7 @@ def create_app(services: Services) -> FastAPI:
         files.router,
         batches.router,
         responses.router,
+        conversations.router,
         messages.router,
         complete.router,
         *management.routers,
