@@ -56,7 +56,7 @@ _TAGS = MappingProxyType(
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
         "batches": "Batches: many requests in the background.",
-        "responses": "OpenAI's Responses and conversations: answers that are kept and gone on from.",
+        "responses": "OpenAI's Responses and conversations: what is kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
         "tokens": "Text to token ids and back.",

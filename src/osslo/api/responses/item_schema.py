@@ -125,15 +125,7 @@ class ItemReference(StrictSchema):
     id: ItemId
 
 
-class OtherItem(StrictSchema):
-    """An item of another type; it is refused by name."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-
-
-_KINDS = {
+_KINDS = (
     "message",
     "function_call",
     "function_call_output",
@@ -141,7 +133,15 @@ _KINDS = {
     "custom_tool_call_output",
     "reasoning",
     "item_reference",
-}
+)
+
+
+class OtherItem(StrictSchema):
+    """An item of another type; it is refused by name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(json_schema_extra={"not": {"enum": list(_KINDS)}})
 
 
 def _kind(value: Any) -> str:

@@ -74,7 +74,7 @@ class OtherTool(StrictSchema):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: str = Field(json_schema_extra={"not": {"enum": ["function", "custom"]}})
 
 
 def _tool_kind(value: Any) -> str:

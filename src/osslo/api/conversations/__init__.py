@@ -1,0 +1,1 @@
+"""`/v1/conversations`: lists of items that callers keep, and that responses read and add to."""
