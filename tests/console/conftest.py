@@ -28,8 +28,10 @@ class Site:
     server: Server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Closed after each module: while Playwright is open its loop runs in this thread, and tests
+    with a loop of their own could not."""
     with chromium() as opened:
         yield opened
 
