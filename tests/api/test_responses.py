@@ -1,0 +1,134 @@
+"""Responses over HTTP: what the state machine makes of a turn, and what is read back into one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from osslo.types import FinishReason
+from tests.api.conftest import make_stage
+from tests.scripted import ByteVocabulary, Script
+
+PREAMBLE_AND_CALL = (
+    "<|channel|>analysis<|message|>Look.<|end|>"
+    "<|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>"
+    '<|start|>assistant<|channel|>commentary to=functions.get <|constrain|>json<|message|>{"a":1}'
+    "<|call|>"
+)
+GET = {"type": "function", "name": "get", "parameters": {"type": "object"}}
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"model": "gpt-oss-20b", "input": "Hi"} | fields
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    lines = [line for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_ids(v) for k, v in value.items() if k not in ("id", "call_id")}
+    return [without_ids(v) for v in value] if isinstance(value, list) else value
+
+
+async def test_the_stream_ends_with_what_the_whole_answer_is() -> None:
+    async with make_stage(PREAMBLE_AND_CALL).client() as client:
+        whole = (await client.post("/v1/responses", json=ask(tools=[GET]))).json()
+        streamed = await client.post("/v1/responses", json=ask(tools=[GET], stream=True))
+    events = events_of(streamed.text)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
+    assert events[-1]["type"] == "response.completed"
+    assert without_ids(events[-1]["response"]) == without_ids(whole)
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == events[-1]["response"]["output"]
+
+
+async def test_a_preamble_is_a_message_of_its_own() -> None:
+    async with make_stage(PREAMBLE_AND_CALL).client() as client:
+        output = (await client.post("/v1/responses", json=ask(tools=[GET]))).json()["output"]
+    assert [item["type"] for item in output] == ["reasoning", "message", "function_call"]
+    assert output[1]["phase"] == "commentary"
+    assert output[2]["arguments"] == '{"a":1}'
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_reasoning_is_read_back_between_calls(*, sealed: bool) -> None:
+    stage = make_stage(PREAMBLE_AND_CALL)
+    fields: dict[str, Any] = {"tools": [GET], "store": False}
+    if sealed:
+        fields["include"] = ["reasoning.encrypted_content"]
+    async with stage.client() as client:
+        output = (await client.post("/v1/responses", json=ask(**fields))).json()["output"]
+        if sealed:
+            del output[0]["content"]
+        result = {"type": "function_call_output", "call_id": output[2]["call_id"], "output": "2"}
+        again = ask(**fields) | {"input": [{"role": "user", "content": "Hi"}, *output, result]}
+        assert (await client.post("/v1/responses", json=again)).status_code == 200
+        if sealed:
+            again["input"][1]["encrypted_content"] = "os1.AAAA"
+            refused = await client.post("/v1/responses", json=again)
+            assert refused.json()["error"]["code"] == "invalid_encrypted_content"
+    prompt = ByteVocabulary().text(stage.backend.requests[1].prompt)
+    assert "<|channel|>analysis<|message|>Look." in prompt
+    assert "<|channel|>commentary<|message|>One moment." in prompt
+
+
+async def test_a_custom_tool_is_called_with_text() -> None:
+    markup = "<|channel|>commentary to=functions.run<|message|>print(1)<|call|>"
+    tool = {"type": "custom", "name": "run"}
+    async with make_stage(markup).client() as client:
+        streamed = await client.post("/v1/responses", json=ask(tools=[tool], stream=True))
+    events = events_of(streamed.text)
+    item = events[-1]["response"]["output"][0]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "run", "print(1)")
+    assert "response.custom_tool_call_input.done" in {event["type"] for event in events}
+
+
+async def test_a_failure_in_the_middle_ends_the_stream_once() -> None:
+    tokens = ByteVocabulary().tokens("<|channel|>final<|message|>Os")
+    script = Script((tokens,), finish=FinishReason.ERROR)
+    async with make_stage(script=script).client() as client:
+        streamed = await client.post("/v1/responses", json=ask(stream=True))
+        whole = await client.post("/v1/responses", json=ask())
+    events = events_of(streamed.text)
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+    assert events[-1]["response"]["output"][0]["status"] == "incomplete"
+    ends = ("response.completed", "response.incomplete", "response.failed", "error")
+    assert sum(event["type"] in ends for event in events) == 1
+    assert whole.status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
+        ({"tools": [GET], "tool_choice": {"type": "code_interpreter"}}, "tool_choice.type"),
+        ({"include": ["web_search_call.results"]}, "include[0]"),
+        ({"input": [{"type": "mcp_call", "id": "x"}]}, "input[0].type"),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
+            "input[0].call_id",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0].type",
+        ),
+        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"background": True, "store": False}, "store"),
+        ({"previous_response_id": "a", "conversation": "b"}, "previous_response_id"),
+    ],
+)
+async def test_what_cannot_apply_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    async with make_stage().client() as client:
+        refused = await client.post("/v1/responses", json=ask(**fields))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
