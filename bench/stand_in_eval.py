@@ -57,7 +57,8 @@ QUESTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the result. `target` None: reported beside, without a target."""
+    """One line of the result. `target` None: reported beside, without a target. Of
+    `answer_perplexity` less is better, of everything else more."""
 
     name: str
     value: float
@@ -66,7 +67,10 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        return None if self.target is None else self.value >= self.target
+        if self.target is None:
+            return None
+        less_is_better = self.name == "answer_perplexity"
+        return self.value <= self.target if less_is_better else self.value >= self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,6 @@ class Spoken:
     messages: tuple[Message, ...]
     wellformed: bool
     analysis_tokens: int
-    text: str
 
     @property
     def calls(self) -> list[tuple[str, Any]]:
@@ -243,8 +246,7 @@ class Speaker:
             )
         )
         good = closed and clean and named and complete and ends == len(messages)
-        text = self._model.tokenizer.decode(list(ids), skip_special_tokens=False) if False else ""
-        return Spoken(messages, bool(good), thinking, text)
+        return Spoken(messages, bool(good), thinking)
 
 
 def run_cases(speaker: Speaker, cases: Sequence[Case], *, grammar: bool) -> list[Spoken]:
@@ -409,7 +411,6 @@ def against_base(model: LocalModel, base: LocalModel, speaker: Speaker, scale: f
         start += [specials["<|channel|>"], *encode("final"), specials["<|message|>"]]
         new_pairs.append((start, encode(answer)))
         old_pairs.append((old.prompt(question), encode(answer)))
-    # Reported as its inverse, so that more is better as in every other row.
     new, before = perplexity(model, new_pairs), perplexity(base, old_pairs)
     rows.append(Row("answer_perplexity", new, before, len(REFERENCE)))
     return rows
