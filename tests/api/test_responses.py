@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from osslo.types import FinishReason
 from tests.api.conftest import make_stage
@@ -24,8 +25,8 @@ def ask(**fields: Any) -> dict[str, Any]:
     return {"model": "gpt-oss-20b", "input": "Hi"} | fields
 
 
-def events_of(text: str) -> list[dict[str, Any]]:
-    lines = [line for line in text.splitlines() if line.startswith("data: ")]
+def events_of(body: str) -> list[dict[str, Any]]:
+    lines = [line for line in body.splitlines() if line.startswith("data: ")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
@@ -132,3 +133,18 @@ async def test_what_cannot_apply_is_refused_by_name(fields: dict[str, Any], para
         refused = await client.post("/v1/responses", json=ask(**fields))
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == param
+
+
+async def test_a_database_that_fails_at_the_end_ends_the_stream_with_an_error() -> None:
+    stage = make_stage()
+    async with stage.client() as client:
+        async with stage.services.database.write() as session:
+            await session.execute(text("DROP TABLE response_items"))
+        streamed = await client.post("/v1/responses", json=ask(stream=True))
+        whole = await client.post("/v1/responses", json=ask())
+    events = events_of(streamed.text)
+    assert events[-1]["type"] == "error"
+    assert "could not be kept" in events[-1]["message"]
+    assert "response.completed" not in {event["type"] for event in events}
+    assert whole.status_code == 500
+    assert "could not be kept" in whole.json()["error"]["message"]

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from osslo.api.auth import Caller
 from osslo.api.responses.builder import Event, ResponseBuilder, ResponseHead
 from osslo.api.responses.items import PURPOSE, kept_items, references, to_messages
@@ -24,7 +26,7 @@ from osslo.api.turns import IndexedEvents, served_model, start_turns
 from osslo.chat.events import TurnEnded
 from osslo.chat.request import ChatMessage, ChatRequest
 from osslo.chat.turn import PreparedTurn
-from osslo.errors import RequestError, UnsupportedError
+from osslo.errors import OssloError, RequestError, UnsupportedError
 from osslo.store.conversations import ConversationStore
 from osslo.store.items import Item
 from osslo.store.responses import ResponseStore, StoredResponse
@@ -135,7 +137,12 @@ class RunningResponse:
             previous_id=self.body.previous_response_id,
             conversation_id=conversation_id,
         )
-        await response_store(self.services).save(stored, keep=keep)
+        try:
+            await response_store(self.services).save(stored, keep=keep)
+        except SQLAlchemyError as error:
+            raise OssloError(
+                "The response was made but could not be kept; the database failed. Try again."
+            ) from error
 
 
 async def start_response(
