@@ -67,6 +67,7 @@ class Supervisor:
             if process is None:
                 return
             code = process.wait()
+            _close_input(process)
             if self._stopping.is_set():
                 return
             lived_s = time.monotonic() - started
@@ -102,13 +103,19 @@ def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Close the worker's input, which ends it; kill it if it does not end."""
-    if process.stdin is not None:
-        try:
-            process.stdin.close()
-        except OSError:
-            _log.debug("the worker was gone")
+    _close_input(process)
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    """Safe to call again."""
+    if process.stdin is None:
+        return
+    try:
+        process.stdin.close()
+    except OSError:
+        _log.debug("the worker was gone")
