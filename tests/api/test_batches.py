@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -328,6 +329,25 @@ async def test_a_full_server_is_waited_for_and_an_empty_purse_is_not() -> None:
     assert lines.asked == ["full", "full"]
 
 
+async def test_a_batch_gives_way_to_whoever_waits_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = make_batch_stage()
+    backend = batches.stage.backend
+    busy = replace(backend.stats(), waiting=1)
+    loads = [busy, busy]
+    monkeypatch.setattr(
+        type(backend), "stats", lambda _: loads.pop() if loads else replace(busy, waiting=0)
+    )
+    async with batches.stage.client() as client:
+        made = await start_batch(client, [GOOD])
+        await batches.work()
+        done = await shown(client, made)
+    assert done["request_counts"]["completed"] == 1
+    assert loads == []
+    assert len(backend.requests) == 1
+
+
 async def test_a_server_that_fails_is_asked_again_but_not_for_ever() -> None:
     batches = make_batch_stage(script=Script(error=OverloadedError("x"), steps=((),)))
     broken = Script((TOKENS,), vanishes=True)
@@ -377,9 +397,14 @@ async def test_a_worker_that_was_taken_for_dead_adds_nothing() -> None:
         late = asyncio.create_task(batches.worker(inside, name="w1").run(asyncio.Event()))
         assert await asyncio.to_thread(gate.reached.wait, 10)
         await batches.store.queue.release_worker("w1")
-        await batches.work(name="w2")
         gate.open()
         done = await shown(client, made)
+        while done["status"] not in (
+            "completed",
+            "failed",
+        ):  # w1 may claim the job again before w2 does
+            await batches.work(name="w2")
+            done = await shown(client, made)
         results = await read_file(client, done["output_file_id"])
         late.cancel()
         await asyncio.wait({late})

@@ -18,7 +18,7 @@ from osslo.chat.models import ServedModel
 from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
-from osslo.errors import OssloError, PermissionDeniedError, ShuttingDownError
+from osslo.errors import OssloError, OverloadedError, PermissionDeniedError, ShuttingDownError
 from osslo.telemetry import LOGGER_NAME
 
 _log = logging.getLogger(LOGGER_NAME + ".turn")
@@ -41,7 +41,8 @@ class RunningTurns:
 
 def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
     """The model called `name`. Raises `ModelNotFoundError`, or `PermissionDeniedError` where the
-    caller's key does not allow it."""
+    caller's key does not allow it, or `OverloadedError` for a background caller while others wait
+    for the model."""
     model = services.registry.get(name)
     if caller.models is not None and not caller.models & {name, model.id}:
         raise PermissionDeniedError(
@@ -50,6 +51,8 @@ def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
             param="model",
             code="model_not_allowed",
         )
+    if caller.background and model.backend.stats().waiting:
+        raise OverloadedError("Requests of batches wait while others do.", retry_after_s=1)
     return model
 
 
