@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from osslo.api.app import create_app
+from osslo.api.app import create_app, swept
 from osslo.api.files.schema import FileReply
 from osslo.settings import FileSettings
-from osslo.store.files import FileStore
+from osslo.store.files import FileStore, NewFile
 from tests.api.conftest import Stage
 
 URL = "/v1/files"
@@ -207,3 +208,19 @@ async def test_files_need_a_key(stage: Stage) -> None:
         assert (await upload(client)).status_code == 401
         assert (await client.get(URL)).status_code == 401
     assert leftovers(stage) == []
+
+
+async def test_the_server_deletes_what_expired(stage: Stage) -> None:
+    files = stage.services.files
+    assert files is not None
+    path = files.incoming()
+    path.write_bytes(b"old")
+    old = await files.add(NewFile("default", "x", "user_data", 3, path, ttl_s=-1))
+    assert files.path(old).exists()
+    async with swept(stage.services):
+        for _ in range(500):
+            if not files.path(old).exists():
+                break
+            await asyncio.sleep(0.01)
+    assert not files.path(old).exists()
+    await stage.services.database.close()

@@ -30,6 +30,7 @@ from osslo.api.openapi import install_openapi
 from osslo.api.responses import routes as responses
 from osslo.api.services import Services
 from osslo.db.migrate import upgrade
+from osslo.store.batches import file_sweeps
 from osslo.store.completions import sweep_completions
 from osslo.store.conversations import sweep_conversations
 from osslo.store.responses import sweep_responses
@@ -167,7 +168,12 @@ async def swept(services: Services) -> AsyncIterator[None]:
     """Delete what callers kept and what has expired, now and then, for the length of the block."""
     sweeper = Sweeper(
         services.database,
-        (sweep_responses, sweep_conversations, sweep_completions),
+        (
+            *(file_sweeps(services.files) if services.files is not None else ()),
+            sweep_responses,
+            sweep_conversations,
+            sweep_completions,
+        ),
         interval_s=services.store.store_sweep_s,
         clock=services.clock,
     )

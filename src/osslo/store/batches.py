@@ -15,11 +15,13 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from osslo.db.database import Database
 from osslo.errors import ConflictError, NotFoundError, RateLimitError
 from osslo.store.files import ENDED, Clock, FileStore, NewFile, utc_now
 from osslo.store.job_tables import BatchLineRow, BatchRow
 from osslo.store.jobs import Job, JobQueue
 from osslo.store.paging import Page, page_of
+from osslo.store.sweep import Sweep
 from osslo.types import Usage
 
 JOB_KIND = "batch"
@@ -329,6 +331,19 @@ class BatchStore:
     def _move(self, row: BatchRow, status: str) -> None:
         row.status = status
         row.moments = {**row.moments, status: int(self._clock().timestamp())}
+
+
+def file_sweeps(files: FileStore) -> tuple[Sweep, ...]:
+    """What deletes expired files and forgets old batches, by the stores' own clock."""
+    batches = BatchStore(files)
+
+    async def sweep_batches(_: Database, __: datetime) -> int:
+        return await batches.sweep()
+
+    async def sweep_files(_: Database, __: datetime) -> int:
+        return await files.sweep()
+
+    return sweep_batches, sweep_files
 
 
 _COUNTS = (
