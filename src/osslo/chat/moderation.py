@@ -1,4 +1,4 @@
-"""The judge: a policy prompt, and the model's verdict on a text under it."""
+"""What a guard may look at. There is no judge of texts yet, so only `off` is taken anywhere."""
 
 from __future__ import annotations
 
