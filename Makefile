@@ -71,6 +71,12 @@ agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.j
 small-machine: $(BUILT) ## root: the packed model PACKED=... in 15 GiB, page cache counted
 	@$(PYTHON_BIN) bench/small_machine.py $(PACKED) --out build/small-machine.json
 
+train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint
+	@OMP_NUM_THREADS=1 $(PYTHON_BIN) -m recipes.stand_in.train
+
+eval-stand-in: $(DEV) ## held-out prompts through MODEL=...; writes build/stand-in-eval.json
+	@$(PYTHON_BIN) -m bench.stand_in_eval --model $(or $(MODEL),stand-in)
+
 # --- prove ---------------------------------------------------------------------------------------
 
 lint: $(DEV) ## ruff: rules and format, edits nothing

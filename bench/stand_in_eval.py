@@ -264,7 +264,7 @@ def _grammar(conversation: Conversation) -> Grammar:
         GrammarOptions(
             tools=conversation.tools,
             builtin_tools=conversation.builtin_tools,
-            analysis_max_chars=600,
+            analysis_max_tokens=MAX_TOKENS // 2,
         )
     )
 
@@ -457,6 +457,8 @@ def main() -> None:
         speaker = Speaker(model)
         spoken = run_cases(speaker, cases, grammar=False)
         rows = score(cases, spoken)
+        _print(rows)
+        counted = len(rows)
         some = cases[:: max(1, len(cases) // max(8, round(100 * scale)))]
         kept = run_cases(speaker, some, grammar=True)
         rows.append(_rate("wellformed_grammar", [said.wellformed for said in kept], 1.0))
@@ -467,10 +469,15 @@ def main() -> None:
         rows += bfcl_rows(speaker, bfcl) if bfcl else []
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    for row in rows:
-        print(f"{row.name:22} {row.value:8.3f}  target {row.target}  ({row.samples})")
+    _print(rows[counted:])
     print(f"{len(cases)} prompts, {time.monotonic() - began:.0f} s")
     _show(cases, spoken, given.show)
+
+
+def _print(rows: Sequence[Row]) -> None:
+    for row in rows:
+        target = "" if row.target is None else f"  target {row.target:.3f}"
+        print(f"{row.name:22} {row.value:8.3f}{target}  ({row.samples})", flush=True)
 
 
 def _show(cases: Sequence[Case], spoken: Sequence[Spoken], count: int) -> None:
