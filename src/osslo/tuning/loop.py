@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,8 +111,9 @@ class Trainer:
         report: Report | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`workers` packs are computed side by side, each by one thread. `stop` is asked after
-        every step; when it says so the run is saved and ends."""
+        """`workers` packs are computed side by side, each by one thread: how many threads share a
+        sum decides its last bits, so a run must not depend on it. `stop` is asked after every
+        step; when it says so the run is saved and ends."""
         self._trainable = trainable
         self._source = source
         self._schedule = schedule
@@ -140,7 +142,12 @@ class Trainer:
         self._folder.mkdir(parents=True, exist_ok=True)
         step = self._resume()
         reason = "finished"
-        with ThreadPoolExecutor(self._workers) as pool:
+        with (
+            _one_thread(),
+            ThreadPoolExecutor(
+                self._workers, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool,
+        ):
             while step < self._schedule.steps:
                 record = self._step(step, pool)
                 step += 1
@@ -191,8 +198,6 @@ class Trainer:
         )
 
     def _gradients(self, pack: Pack) -> tuple[float, list[torch.Tensor]]:
-        if self._workers > 1:
-            torch.set_num_threads(1)
         loss = self._trainable.loss(pack)
         return float(loss.detach()), list(torch.autograd.grad(loss, self._parameters))
 
@@ -204,8 +209,6 @@ class Trainer:
         return sum(losses) / sum(len(pack.targets) for pack in packs)
 
     def _loss(self, pack: Pack) -> float:
-        if self._workers > 1:
-            torch.set_num_threads(1)
         with torch.no_grad():
             return float(self._trainable.loss(pack))
 
@@ -250,6 +253,17 @@ class Trainer:
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in self._records)
         (self._folder / "log.jsonl").write_text(lines, encoding="utf-8")
         return int(state["step"])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for each operation of torch, in the caller's thread, until the block ends."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def read_log(folder: Path) -> list[StepRecord]:
