@@ -31,6 +31,7 @@ from osslo.api.delegation import WorkerDelegation, batch_owners
 from osslo.api.metering import LedgerMeter
 from osslo.api.rate_limits import LimitedMeter
 from osslo.api.replays import Replays
+from osslo.api.responses.background import BackgroundResponses
 from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
 from osslo.chat.models import ModelRegistry, ServedModel
@@ -123,6 +124,10 @@ def build(
         seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
+        background=BackgroundResponses(
+            running=settings.store.background_running,
+            unfinished=settings.store.max_background_all,
+        ),
         replays=Replays(
             ttl_s=settings.server.idempotency_ttl_s,
             max_bytes=settings.server.idempotency_max_bytes,

@@ -306,6 +306,14 @@ class StoreSettings:
         default=32,
         metadata=_rule(_integer(0, 100_000), "unfinished background responses of one owner"),
     )
+    max_background_all: int = field(
+        default=256,
+        metadata=_rule(_integer(0, 100_000), "the same of everybody together, in one process"),
+    )
+    background_running: int = field(
+        default=8,
+        metadata=_rule(_integer(1, 10_000), "background responses that run together"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tests.api.conftest import KEY
 from tests.contract.conftest import StartServer
+from tests.scripted import ByteVocabulary, Gate, Script
 
 Client = Callable[[str], openai.OpenAI]
 TOOL = {
@@ -117,6 +118,67 @@ def test_a_tool_loop(start_server: StartServer, openai_client: Client) -> None:
     assert again.status == "completed"
 
 
+def test_a_background_response_is_polled(client: openai.OpenAI) -> None:
+    begun = client.responses.create(model="gpt-oss-20b", input="Capital?", background=True)
+    assert begun.background
+    for _ in client.responses.retrieve(begun.id, stream=True):
+        pass  # the server ends the stream when the response has ended
+    ended = client.responses.retrieve(begun.id)
+    assert (ended.status, ended.output_text) == ("completed", "Oslo.")
+    with pytest.raises(openai.NotFoundError):
+        client.responses.cancel("resp_none")
+
+
+def test_a_background_stream_goes_on_where_its_client_left(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    gate, vocabulary = Gate(), ByteVocabulary()
+    script = Script(
+        (
+            vocabulary.tokens("<|channel|>final<|message|>Os"),
+            gate,
+            vocabulary.tokens("lo.<|return|>"),
+        )
+    )
+    url, stage = start_server(script=script)
+    client = openai_client(url)
+    with client.responses.create(
+        model="gpt-oss-20b", input="Capital?", background=True, stream=True
+    ) as stream:
+        seen = []
+        for event in stream:
+            seen.append(event)
+            if event.type == "response.output_text.delta" and event.delta == "s":
+                break
+    first = seen[0]
+    assert first.type == "response.created"
+    gate.open()
+    rest = list(
+        client.responses.retrieve(
+            first.response.id, stream=True, starting_after=seen[-1].sequence_number
+        )
+    )
+    numbers = [event.sequence_number for event in (*seen, *rest)]
+    assert numbers == list(range(len(numbers)))
+    last = rest[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == "Oslo."
+    assert not stage.backend.abandoned.is_set()
+
+
+def test_a_background_response_is_cancelled(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    gate = Gate()
+    url, stage = start_server(script=Script((gate,)))
+    client = openai_client(url)
+    begun = client.responses.create(model="gpt-oss-20b", input="Capital?", background=True)
+    assert gate.reached.wait(10)
+    assert client.responses.cancel(begun.id).status == "cancelled"
+    assert client.responses.retrieve(begun.id).status == "cancelled"
+    assert stage.backend.abandoned.wait(10)
+
+
 class Capital(BaseModel):
     name: str
 
@@ -146,7 +208,6 @@ def test_a_cut_answer_is_incomplete(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"background": True}, "background"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input[0].id"),

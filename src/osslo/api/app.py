@@ -85,6 +85,7 @@ def create_app(services: Services) -> FastAPI:
         async with tended(services.accounts), charged(services.ledger), swept(services):
             yield
             services.lifecycle.drain()
+            await services.background.drain(services.lifecycle.rest_of(services.drain_s))
             for model in services.registry:
                 await model.backend.drain(services.drain_s)
                 await model.backend.close()

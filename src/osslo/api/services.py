@@ -16,6 +16,7 @@ from osslo.api.auth import Delegation, KeyRing
 from osslo.api.client_address import Proxies
 from osslo.api.delegation import NoDelegation
 from osslo.api.replays import Replays
+from osslo.api.responses.background import BackgroundResponses
 from osslo.api.seal import Seal
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
@@ -29,20 +30,28 @@ from osslo.telemetry import Metrics
 class Lifecycle:
     """Whether the server still takes new work. Only `drain` changes it, and only once."""
 
-    def __init__(self) -> None:
-        self._draining = False
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._drained_at: float | None = None
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._drained_at is not None
 
     def drain(self) -> None:
         """Take no new work from now on. Safe to call from a signal handler."""
-        self._draining = True
+        if self._drained_at is None:
+            self._drained_at = self._clock()
+
+    def rest_of(self, drain_s: float) -> float:
+        """How much of the time to drain is left, in seconds."""
+        if self._drained_at is None:
+            return drain_s
+        return max(0.0, drain_s - (self._clock() - self._drained_at))
 
     def check(self) -> None:
         """Raise `ShuttingDownError` if new work is no longer taken."""
-        if self._draining:
+        if self.draining:
             raise ShuttingDownError(
                 "The server is shutting down and takes no new requests.", retry_after_s=5
             )
@@ -76,6 +85,7 @@ class Services:
     store: StoreSettings = field(default_factory=StoreSettings)
     files: FileStore | None = None
     jobs: JobSettings = field(default_factory=JobSettings)
+    background: BackgroundResponses = field(default_factory=BackgroundResponses)
     replays: Replays = field(default_factory=lambda: Replays(ttl_s=600, max_bytes=1 << 26))
     cors_origins: tuple[str, ...] = ()
     heartbeat_s: float = 10.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from osslo.api.auth import Caller
 from osslo.api.services import Services
-from osslo.chat.choices import interleave
-from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
-from osslo.chat.metering import Bill
+from osslo.chat.choices import BeginTurns, IndexedEvents, interleave
+from osslo.chat.events import TurnEnd, TurnEnded
+from osslo.chat.metering import Bill, Meter
 from osslo.chat.models import ServedModel
 from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
 from osslo.chat.request import ChatRequest
@@ -23,12 +23,8 @@ from osslo.telemetry import LOGGER_NAME
 
 _log = logging.getLogger(LOGGER_NAME + ".turn")
 
-IndexedEvents = AsyncGenerator[tuple[int, TurnEvent], None]
-"""The events of one or several turns, each with the index of its turn."""
-
-
 IndexedRawEvents = AsyncGenerator[tuple[int, RawEvent], None]
-"""The same of raw completions."""
+"""The events of raw completions, each with the index of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +33,14 @@ class RunningTurns:
 
     prepared: PreparedTurn
     events: IndexedEvents
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTurns:
+    """Turns that can be begun, and begun again if the backend refused them."""
+
+    prepared: PreparedTurn
+    begin: BeginTurns
 
 
 def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
@@ -65,17 +69,35 @@ async def start_turns(
     protocol: str,
     choices: int = 1,
 ) -> RunningTurns:
-    """Prepare `asked` and set up `choices` turns of it, each with an id and, if seeded, a seed of
-    its own. `protocol` is what usage is listed under. Raises what `prepare` raises."""
+    """`prepare_turns`, set up to begin under the server's meter."""
+    turns = await prepare_turns(services, caller, model, asked, protocol=protocol, choices=choices)
+    return RunningTurns(turns.prepared, turns.begin(services.meter, None))
+
+
+async def prepare_turns(
+    services: Services,
+    caller: Caller,
+    model: ServedModel,
+    asked: ChatRequest,
+    *,
+    protocol: str,
+    choices: int = 1,
+) -> PreparedTurns:
+    """Prepare `asked` for `choices` turns of it, each with an id and, if seeded, a seed of its own.
+    `protocol` is what usage is listed under. Raises what `prepare` raises."""
     prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id)
-    turns = [
-        Turn(
-            model, choice, meter=services.meter, bill=bill, on_ended=count_turns(model, services)
-        ).events()
-        for choice in _copies(prepared, choices)
-    ]
-    return RunningTurns(prepared, interleave(turns))
+
+    def begin(meter: Meter, also: OnEnded | None) -> IndexedEvents:
+        on_ended = count_turns(model, services, also)
+        return interleave(
+            [
+                Turn(model, choice, meter=meter, bill=bill, on_ended=on_ended).events()
+                for choice in _copies(prepared, choices)
+            ]
+        )
+
+    return PreparedTurns(prepared, begin)
 
 
 async def start_raw_turns(
@@ -118,10 +140,12 @@ def _copies(turn: PreparedTurn, count: int) -> list[PreparedTurn]:
     ]
 
 
-def count_turns(model: ServedModel, services: Services) -> OnEnded:
-    """Counts a turn when it ends, whatever the reason."""
+def count_turns(model: ServedModel, services: Services, also: OnEnded | None = None) -> OnEnded:
+    """Counts a turn when it ends, whatever the reason, and tells `also`."""
 
     def on_ended(ended: TurnEnded) -> None:
+        if also is not None:
+            also(ended)
         services.metrics.turn_ended(
             model=model.id,
             reason=ended.reason.value,

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
+from osslo.chat.events import TurnEvent
+from osslo.chat.metering import Meter
+from osslo.chat.turn import OnEnded
+
 T = TypeVar("T")
+
+IndexedEvents = AsyncGenerator[tuple[int, TurnEvent], None]
+"""The events of one or several turns, each with the index of its turn."""
+
+BeginTurns = Callable[[Meter, OnEnded | None], IndexedEvents]
+"""Sets turns up under a meter; they begin when the events are first read. What is given besides is
+told of each turn's end, too."""
 
 _AHEAD_EVENTS = 64
 """How far a stream may run ahead of the reader."""

@@ -27,7 +27,7 @@ from osslo.store.items import Item, ItemPage, Order, dump, is_id, moment
 from osslo.store.paging import page_of
 from osslo.store.tables import ConversationItemRow, ConversationRow, ResponseItemRow, ResponseRow
 
-LEASE_S = 60.0
+LEASE_S = 30.0
 """A background response whose process has not been heard of for so long has failed."""
 
 UNFINISHED = ("queued", "in_progress")

@@ -14,7 +14,8 @@ from osslo.api.openai_replies import (
     usage_fields,
 )
 from osslo.api.sse import DONE, comment, data_event
-from osslo.api.turns import IndexedEvents, failure_of
+from osslo.api.turns import failure_of
+from osslo.chat.choices import IndexedEvents
 from osslo.chat.events import (
     ContentLogprob,
     PrefillProgressed,

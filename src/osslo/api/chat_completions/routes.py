@@ -28,7 +28,8 @@ from osslo.api.openai_replies import Keep, failure_event
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, unless_disconnected
-from osslo.api.turns import IndexedEvents, served_model, start_turns
+from osslo.api.turns import served_model, start_turns
+from osslo.chat.choices import IndexedEvents
 from osslo.chat.models import ServedModel
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import PreparedTurn

@@ -8,7 +8,8 @@ from typing import Any
 
 from osslo.api.messages.reply import failure_event
 from osslo.api.sse import comment, named_event
-from osslo.api.turns import IndexedEvents, failure_of
+from osslo.api.turns import failure_of
+from osslo.chat.choices import IndexedEvents
 from osslo.chat.events import PrefillProgressed, TextDelta, TurnEnd, TurnEnded
 from osslo.errors import OssloError
 

@@ -17,7 +17,8 @@ from osslo.api.messages.errors import error_body
 from osslo.api.messages.request import Display
 from osslo.api.messages.thinking import ThinkingSeal
 from osslo.api.sse import comment, named_event
-from osslo.api.turns import IndexedEvents, failure_of
+from osslo.api.turns import failure_of
+from osslo.chat.choices import IndexedEvents
 from osslo.chat.events import (
     PrefillProgressed,
     ReasoningDelta,

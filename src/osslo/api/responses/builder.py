@@ -106,13 +106,14 @@ class ResponseBuilder:
             case PrefillProgressed() | ToolCallEnded():
                 return []
 
-    def cancel(self, at: float) -> list[Event]:
-        """The end of a response that its owner cancelled."""
+    def cancel(self, at: float, usage: Usage | None = None) -> list[Event]:
+        """The end of a response that its owner cancelled, after `usage` if it had begun."""
+        self._usage = usage or self._usage
         return self._finish("cancelled", at)
 
-    def fail(self, error: OssloError, at: float) -> list[Event]:
-        """The end of a response that cannot go on."""
-        self._error = error
+    def fail(self, error: OssloError, at: float, usage: Usage | None = None) -> list[Event]:
+        """The end of a response that cannot go on, after `usage` if it had begun."""
+        self._error, self._usage = error, usage or self._usage
         return self._finish("failed", at)
 
     # --- what comes out -------------------------------------------------------------------------

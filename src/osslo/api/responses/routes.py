@@ -1,10 +1,10 @@
-"""`/v1/responses`: create, retrieve, delete, list inputs, count tokens."""
+"""`/v1/responses`: create, retrieve, follow, cancel, delete, list inputs, count tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,7 +16,9 @@ from osslo.api.headers import turn_headers
 from osslo.api.idempotency import IdempotentRoute
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.query import read_query
-from osslo.api.responses.builder import error_event
+from osslo.api.responses.builder import Event, ResponseBuilder, error_event
+from osslo.api.responses.live import LiveResponse
+from osslo.api.responses.log import follow_stored
 from osslo.api.responses.reply_schema import (
     DeletedResponse,
     InputItemsReply,
@@ -25,18 +27,18 @@ from osslo.api.responses.reply_schema import (
     ResponseReply,
 )
 from osslo.api.responses.request import refuse_context, to_chat_request
-from osslo.api.responses.running import response_store, said_in, start_response
+from osslo.api.responses.running import response_store, said_in, sent, start_response
 from osslo.api.responses.schema import (
     InputTokensRequest,
     ItemsQuery,
     ResponseRequest,
     RetrieveQuery,
 )
-from osslo.api.services import WithServices
+from osslo.api.services import Services, WithServices
 from osslo.api.sse import EventStreamResponse, named_event, unless_disconnected
 from osslo.api.turns import served_model
 from osslo.chat.prompt import count_tokens
-from osslo.errors import OssloError, RequestError, UnsupportedError
+from osslo.errors import OssloError, RequestError
 from osslo.store.items import Item
 from osslo.types import SamplingParams
 
@@ -68,14 +70,13 @@ async def create_response(request: Request, services: WithServices, caller: With
     body = await read_json(request, ResponseRequest, limit_bytes=services.limits.max_body_bytes)
     running = await start_response(body, services, caller)
     headers = turn_headers(running.model, warnings=running.warnings)
+    if running.head.background:
+        live = await services.background.start(running.job())
+        if body.stream:
+            return _stream(live.follow(None), services, headers)
+        return JSONResponse(await _seen(live), headers=headers)
     if body.stream:
-        return EventStreamResponse(
-            running.stream(),
-            failure=lambda error: _failure(error, running.builder.next_sequence),
-            heartbeat_s=services.heartbeat_s,
-            grace_s=services.start_grace_s,
-            headers=headers,
-        )
+        return _stream(running.events(), services, headers, builder=running.builder)
     response = await unless_disconnected(request.receive, running.whole())
     if response is None:
         return Response(status_code=499)
@@ -88,19 +89,56 @@ async def create_response(request: Request, services: WithServices, caller: With
 @router.get(
     "/v1/responses/{response_id}",
     summary="Retrieve a response",
-    openapi_extra=operation(query=RetrieveQuery, reply=ResponseReply),
+    openapi_extra=operation(
+        query=RetrieveQuery,
+        reply=ResponseReply,
+        stream=ResponseEvent,
+        description="The response, or with `stream` the events of a background response.",
+    ),
 )
 async def get_response(
     response_id: str, request: Request, services: WithServices, caller: WithCaller
 ) -> Response:
-    """A response that was kept."""
+    """A response that was kept. With `stream` a background response's events, from behind
+    `starting_after`, and further ones as they come."""
     query = read_query(request, RetrieveQuery)
+    if query.starting_after is not None and not query.stream:
+        raise RequestError("'starting_after' needs 'stream=true'.", param="starting_after")
+    live = services.background.find(caller.tenant, response_id)
     if query.stream:
-        raise UnsupportedError(
-            "'stream' is not supported here: only background responses can be streamed again.",
-            param="stream",
-        )
+        after = query.starting_after
+        if live is not None:
+            return _stream(live.follow(after), services)
+        store = response_store(services)
+        stored = await store.get(caller.tenant, response_id)
+        if not stored.background:
+            raise RequestError(
+                "Only responses that were created with 'background': true can be streamed again; "
+                "leave 'stream' out.",
+                param="stream",
+            )
+        return _stream(follow_stored(store, stored, after), services)
+    if live is not None:
+        return JSONResponse(await _seen(live))
     stored = await response_store(services).get(caller.tenant, response_id)
+    return JSONResponse(dict(stored.body))
+
+
+@router.post(
+    "/v1/responses/{response_id}/cancel",
+    summary="Cancel a background response",
+    openapi_extra=operation(reply=ResponseReply),
+)
+async def cancel_response(response_id: str, services: WithServices, caller: WithCaller) -> Response:
+    """End a background response. One that has ended stays as it is."""
+    await services.background.cancel(caller.tenant, response_id)
+    stored = await response_store(services).cancel(caller.tenant, response_id)
+    if not stored.background:
+        raise RequestError(
+            "Only responses that were created with 'background': true can be cancelled; to end "
+            "another one, close its connection.",
+            param="response_id",
+        )
     return JSONResponse(dict(stored.body))
 
 
@@ -110,7 +148,8 @@ async def get_response(
     openapi_extra=operation(reply=DeletedResponse),
 )
 async def delete_response(response_id: str, services: WithServices, caller: WithCaller) -> Response:
-    """Delete a response with its items."""
+    """Delete a response with its items. One that runs is cancelled first."""
+    await services.background.cancel(caller.tenant, response_id)
     await response_store(services).delete(caller.tenant, response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
@@ -170,5 +209,30 @@ def item_list(items: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
     }
 
 
-def _failure(error: OssloError, sequence: int) -> bytes:
-    return named_event("error", error_event(error, sequence))
+async def _seen(live: LiveResponse) -> dict[str, Any]:
+    """A background response as it is now: while its end is being kept, as the store has it."""
+    if not live.ending:
+        return live.response()
+    record = live.job.record
+    return dict((await live.job.store.get(record.tenant, record.id)).body)
+
+
+def _stream(
+    events: AsyncGenerator[Event, None],
+    services: Services,
+    headers: Mapping[str, str] | None = None,
+    *,
+    builder: ResponseBuilder | None = None,
+) -> Response:
+    def failure(error: OssloError) -> bytes:
+        return named_event(
+            "error", error_event(error, 0 if builder is None else builder.next_sequence)
+        )
+
+    return EventStreamResponse(
+        sent(events),
+        failure=failure,
+        heartbeat_s=services.heartbeat_s,
+        grace_s=services.start_grace_s,
+        headers=headers,
+    )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from osslo.api.auth import Caller
-from osslo.api.responses.builder import Event, ResponseBuilder, ResponseHead
+from osslo.api.responses.builder import Event, ResponseBuilder, ResponseHead, SealReasoning
 from osslo.api.responses.items import PURPOSE, kept_items, references, to_messages
+from osslo.api.responses.live import BackgroundJob
 from osslo.api.responses.request import (
     refuse_inapplicable,
     sampling_of,
@@ -22,11 +23,12 @@ from osslo.api.responses.request import (
 from osslo.api.responses.schema import ContextFields, ResponseRequest
 from osslo.api.services import Services
 from osslo.api.sse import named_event
-from osslo.api.turns import IndexedEvents, served_model, start_turns
+from osslo.api.turns import prepare_turns, served_model
+from osslo.chat.choices import BeginTurns
 from osslo.chat.events import TurnEnded
 from osslo.chat.request import ChatMessage, ChatRequest
 from osslo.chat.turn import PreparedTurn
-from osslo.errors import OssloError, RequestError, UnsupportedError
+from osslo.errors import OssloError, RequestError
 from osslo.store.conversations import ConversationStore
 from osslo.store.items import Item
 from osslo.store.responses import ResponseStore, StoredResponse
@@ -77,23 +79,26 @@ async def said_in(body: ContextFields, services: Services, caller: Caller) -> Sa
 
 @dataclass(frozen=True, slots=True)
 class RunningResponse:
-    """A response whose turn begins when `events` is first read."""
+    """A response that is ready to run: its turn begins when `events` is first read, or in the
+    background."""
 
     body: ResponseRequest
     caller: Caller
     services: Services
     said: Said
+    head: ResponseHead
+    seal: SealReasoning | None
     builder: ResponseBuilder
-    turn: IndexedEvents
-    response_id: str
+    turns: BeginTurns
     model: str
     warnings: tuple[str, ...]
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The stream's events. What is to be kept is kept before the last of them."""
         begun = False
+        turn = self.turns(self.services.meter, None)
         try:
-            async for _, event in self.turn:
+            async for _, event in turn:
                 if not begun:
                     begun = True
                     for first in self.builder.begin():
@@ -104,16 +109,7 @@ class RunningResponse:
                 for one in made:
                     yield one
         finally:
-            await self.turn.aclose()
-
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The events as they are sent."""
-        events = self.events()
-        try:
-            async for event in events:
-                yield named_event(event["type"], event)
-        finally:
-            await events.aclose()
+            await turn.aclose()
 
     async def whole(self) -> dict[str, Any]:
         """The response at its end."""
@@ -121,28 +117,51 @@ class RunningResponse:
             pass
         return self.builder.response()
 
-    async def _keep(self) -> None:
-        """Keep the response if it is to be kept, and let its conversation have its items."""
-        response = self.builder.response()
-        keep = self.body.store is not False
-        conversation_id = self.body.conversation_id
-        if response["status"] == "failed" or not (keep or conversation_id):
-            return
-        stored = StoredResponse(
-            id=self.response_id,
+    def job(self) -> BackgroundJob:
+        """The same for `BackgroundResponses`."""
+        return BackgroundJob(
+            record=self._record(self.builder.response()),
+            head=self.head,
+            seal=self.seal,
+            turns=self.turns,
+            meter=self.services.meter,
+            store=response_store(self.services),
+            clock=self.services.clock,
+        )
+
+    def _record(self, response: Mapping[str, Any]) -> StoredResponse:
+        return StoredResponse(
+            id=self.head.response_id,
             tenant=self.caller.tenant,
             status=response["status"],
             body=response,
             inputs=self.said.own,
+            background=self.head.background,
             previous_id=self.body.previous_response_id,
-            conversation_id=conversation_id,
+            conversation_id=self.body.conversation_id,
         )
+
+    async def _keep(self) -> None:
+        """Keep the response if it is to be kept, and let its conversation have its items."""
+        response = self.builder.response()
+        keep = self.body.store is not False
+        if response["status"] == "failed" or not (keep or self.body.conversation_id):
+            return
         try:
-            await response_store(self.services).save(stored, keep=keep)
+            await response_store(self.services).save(self._record(response), keep=keep)
         except SQLAlchemyError as error:
             raise OssloError(
                 "The response was made but could not be kept; the database failed. Try again."
             ) from error
+
+
+async def sent(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    """Events as they are sent."""
+    try:
+        async for event in events:
+            yield named_event(event["type"], event)
+    finally:
+        await events.aclose()
 
 
 async def start_response(
@@ -150,11 +169,6 @@ async def start_response(
 ) -> RunningResponse:
     """Check a request and set its response up. Raises what is wrong with it."""
     refuse_inapplicable(body)
-    if body.background:
-        raise UnsupportedError(
-            "'background' is not supported yet; send 'stream': true and read the events.",
-            param="background",
-        )
     model = served_model(services, caller, body.model)
     said = await said_in(body, services, caller)
     response_id = "resp_" + secrets.token_hex(24)
@@ -166,25 +180,28 @@ async def start_response(
         sampling=sampling_of(body, model, services.limits),
         limits=services.limits,
     )
-    running = await start_turns(services, caller, model, asked, protocol="responses")
-    fields = _fields(body, model.id, asked, running.prepared, services)
-    head = ResponseHead(response_id, fields, logprobs=wants_logprobs(body))
+    turns = await prepare_turns(services, caller, model, asked, protocol="responses")
+    fields = _fields(body, model.id, asked, turns.prepared, services)
+    head = ResponseHead(
+        response_id, fields, background=bool(body.background), logprobs=wants_logprobs(body)
+    )
     tenant = caller.tenant
 
-    def seal(_item_id: str, text: str) -> str:
+    def sealed(_item_id: str, text: str) -> str:
         return services.seal.seal(text, purpose=PURPOSE, tenant=tenant)
 
-    wanted = "reasoning.encrypted_content" in (body.include or ())
+    seal = sealed if "reasoning.encrypted_content" in (body.include or ()) else None
     return RunningResponse(
         body=body,
         caller=caller,
         services=services,
         said=said,
-        builder=ResponseBuilder(head, seal=seal if wanted else None),
-        turn=running.events,
-        response_id=response_id,
+        head=head,
+        seal=seal,
+        builder=ResponseBuilder(head, seal=seal),
+        turns=turns.begin,
         model=model.id,
-        warnings=running.prepared.warnings,
+        warnings=turns.prepared.warnings,
     )
 
 
@@ -220,7 +237,7 @@ def _fields(
             "summary": None,
         },
         "store": body.store is not False,
-        "background": False,
+        "background": bool(body.background),
         "service_tier": "default",
         "user": body.user,
         "safety_identifier": body.safety_identifier,
