@@ -13,6 +13,8 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/kernels.h"
+#include "kernels/lora.h"
+#include "model/adapter.h"
 #include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/packing.h"
@@ -204,6 +206,47 @@ Out<float> bind_swiglu(const std::string& isa, In<float, 1> gate_up, size_t n, f
   return out;
 }
 
+// base [tokens, rows] + b (scale * a x), in token ranges and panel ranges of `share`.
+template <class T>
+Out<float> bind_low_rank(const std::string& isa, In<T, 2> a, In<T, 2> b, float scale,
+                         In<float, 2> x, In<float, 2> base, size_t share) {
+  const Kernels k = choose_kernels(isa);
+  const size_t rank = a.shape(0);
+  const size_t tokens = x.shape(0);
+  const size_t rows = b.shape(0);
+  require(b.shape(1) == rank && x.shape(1) == a.shape(1) && base.shape(0) == tokens &&
+              base.shape(1) == rows && rank > 0 && share > 0,
+          "low_rank takes a [rank, columns], b [rows, rank], x [tokens, columns], base [tokens, rows]");
+  ModelShape shape;  // one whose output projection has these sizes
+  shape.window_layers = {false};
+  shape.hidden = length(rows);
+  shape.heads = length(a.shape(1));
+  shape.head_dim = 1;
+  Adapter adapter(shape);
+  adapter.add(0, AdapterTarget::kOutput, 0, sizeof(T) == 2 ? WeightKind::kBf16 : WeightKind::kF32,
+              length(rank), length(a.shape(1)), reinterpret_cast<const uint8_t*>(a.data()),
+              length(rows), reinterpret_cast<const uint8_t*>(b.data()), scale);
+  const LowRank& factors = *adapter.find(0, AdapterTarget::kOutput, 0);
+  const auto stride = static_cast<size_t>(factors.stride());
+  std::vector<float> padded(tokens * stride), inner(tokens * factors.rank_stride());
+  std::vector<int32_t> index(tokens);
+  for (size_t t = 0; t < tokens; ++t) {
+    std::copy_n(x.data() + t * x.shape(1), x.shape(1), &padded[t * stride]);
+    index[t] = static_cast<int32_t>(t);
+  }
+  Out<float> out = new_array<float>({tokens, rows});
+  std::copy_n(base.data(), tokens * rows, out.data());
+  const LowRankTask task{&factors, length(tokens), padded.data(), factors.stride(), index.data(),
+                         inner.data(), factors.rank_stride(), out.data(),
+                         static_cast<ptrdiff_t>(rows), index.data()};
+  const int32_t step = length(share);
+  for (int32_t t = 0; t < task.tokens; t += step)
+    k.low_rank_shrink(task, t, std::min(task.tokens, t + step));
+  for (int32_t p = 0; p < factors.panels(); p += step)
+    k.low_rank_expand(task, p, std::min(factors.panels(), p + step));
+  return out;
+}
+
 // Query rows [rows, dim] of one KV head against contiguous float32 keys and values [n, dim].
 Out<float> bind_attention(const std::string& isa, In<float, 2> query, In<float, 2> keys,
                           In<float, 2> values, In<int32_t, 1> first, In<int32_t, 1> last,
@@ -278,7 +321,9 @@ class NativeModel {
 
   Out<float> forward(KvCache& kv, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
                      In<int32_t, 1> sequence_starts, In<int32_t, 2> full_pages,
-                     In<int32_t, 2> window_pages, In<int32_t, 1> logit_rows) {
+                     In<int32_t, 2> window_pages, In<int32_t, 1> logit_rows,
+                     const std::vector<const Adapter*>& adapters,
+                     In<int32_t, 1> sequence_adapters) {
     Step step;
     step.rows = length(token_ids.shape(0));
     step.sequences = length(sequence_starts.shape(0)) - 1;
@@ -296,6 +341,13 @@ class NativeModel {
     step.full_pages = full_pages.data();
     step.window_pages = window_pages.data();
     step.logit_rows = logit_rows.data();
+    if (!adapters.empty()) {
+      require(sequence_adapters.shape(0) + 1 == sequence_starts.shape(0),
+              "sequence_adapters takes one entry for each sequence");
+      step.adapters = adapters.data();
+      step.adapter_count = length(adapters.size());
+      step.sequence_adapters = sequence_adapters.data();
+    }
     const auto vocab = static_cast<size_t>(weights_.shape().vocab_size);
     Out<float> logits = new_array<float>({logit_rows.shape(0), vocab});
     nb::gil_scoped_release unlocked;
@@ -303,6 +355,8 @@ class NativeModel {
     forward_.run(kv, step, logits.data());
     return logits;
   }
+
+  Adapter* new_adapter() const { return new Adapter(weights_.shape()); }
 
   size_t page_bytes(bool window) const { return PagePool::page_bytes(weights_.shape(), window); }
   int threads() const { return pool_.size(); }
@@ -315,6 +369,16 @@ class NativeModel {
   Forward forward_;
   std::mutex mutex_;
 };
+
+template <class T>
+void bind_add_factors(Adapter& adapter, int32_t layer, AdapterTarget target, int32_t expert,
+                      In<T, 2> a, In<T, 2> b, float scale) {
+  require(a.shape(0) == b.shape(1), "a [rank, columns] and b [rows, rank] must share the rank");
+  nb::gil_scoped_release unlocked;
+  adapter.add(layer, target, expert, sizeof(T) == 2 ? WeightKind::kBf16 : WeightKind::kF32,
+              length(a.shape(0)), length(a.shape(1)), reinterpret_cast<const uint8_t*>(a.data()),
+              length(b.shape(0)), reinterpret_cast<const uint8_t*>(b.data()), scale);
+}
 
 void bind_copy_page(KvCache& kv, bool window, int32_t source, int32_t target, int32_t tokens) {
   PagePool& pool = kv.of(window);
@@ -358,6 +422,11 @@ NB_MODULE(_native, m) {
         nb::arg("values"), nb::arg("first"), nb::arg("last"), nb::arg("sink"), nb::kw_only(),
         nb::arg("half"));
 
+  m.def("low_rank_f32", &bind_low_rank<float>, nb::arg("isa"), nb::arg("a"), nb::arg("b"),
+        nb::arg("scale"), nb::arg("x"), nb::arg("base"), nb::arg("share"));
+  m.def("low_rank_bf16", &bind_low_rank<uint16_t>, nb::arg("isa"), nb::arg("a"), nb::arg("b"),
+        nb::arg("scale"), nb::arg("x"), nb::arg("base"), nb::arg("share"));
+
   nb::class_<ModelShape>(m, "ModelShape")
       .def(nb::init<>())
       .def_rw("hidden", &ModelShape::hidden)
@@ -385,6 +454,21 @@ NB_MODULE(_native, m) {
            nb::arg("kind"), nb::arg("rows"), nb::arg("columns"), nb::arg("offset"),
            nb::arg("bytes"));
 
+  nb::enum_<AdapterTarget>(m, "AdapterTarget")
+      .value("QUERY", AdapterTarget::kQuery)
+      .value("KEY", AdapterTarget::kKey)
+      .value("VALUE", AdapterTarget::kValue)
+      .value("OUTPUT", AdapterTarget::kOutput)
+      .value("GATE_UP", AdapterTarget::kGateUp)
+      .value("DOWN", AdapterTarget::kDown);
+
+  nb::class_<Adapter>(m, "Adapter")
+      .def("add_f32", &bind_add_factors<float>, nb::arg("layer"), nb::arg("target"),
+           nb::arg("expert"), nb::arg("a"), nb::arg("b"), nb::arg("scale"))
+      .def("add_bf16", &bind_add_factors<uint16_t>, nb::arg("layer"), nb::arg("target"),
+           nb::arg("expert"), nb::arg("a"), nb::arg("b"), nb::arg("scale"))
+      .def_prop_ro("bytes", &Adapter::bytes);
+
   nb::class_<KvCache>(m, "KvCache")
       .def("copy_page", &bind_copy_page, nb::kw_only(), nb::arg("window"), nb::arg("source"),
            nb::arg("target"), nb::arg("tokens"))
@@ -400,7 +484,9 @@ NB_MODULE(_native, m) {
            nb::rv_policy::take_ownership)
       .def("forward", &NativeModel::forward, nb::arg("kv"), nb::arg("token_ids"),
            nb::arg("positions"), nb::arg("sequence_starts"), nb::arg("full_pages"),
-           nb::arg("window_pages"), nb::arg("logit_rows"))
+           nb::arg("window_pages"), nb::arg("logit_rows"), nb::arg("adapters"),
+           nb::arg("sequence_adapters"))
+      .def("new_adapter", &NativeModel::new_adapter, nb::rv_policy::take_ownership)
       .def("page_bytes", &NativeModel::page_bytes, nb::kw_only(), nb::arg("window"))
       .def_prop_ro("threads", &NativeModel::threads)
       .def_prop_ro("isa", &NativeModel::isa);

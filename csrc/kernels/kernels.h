@@ -110,6 +110,8 @@ constexpr size_t attention_scratch_floats(int32_t head_dim) {
          static_cast<size_t>(kPageTokens) * kAttentionRows;
 }
 
+struct LowRankTask;  // lora.h
+
 struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
@@ -130,6 +132,10 @@ struct Kernels {
   void (*to_half)(const float* x, int32_t n, uint16_t* out);
   // out += weight * x.
   void (*add_scaled)(const float* x, float weight, int32_t n, float* out);
+  // A low-rank delta: inner = scale * a x for tokens [begin, end), then out += b inner for panels
+  // [begin, end).
+  void (*low_rank_shrink)(const LowRankTask&, int32_t begin, int32_t end);
+  void (*low_rank_expand)(const LowRankTask&, int32_t begin, int32_t end);
 };
 
 }  // namespace osslo

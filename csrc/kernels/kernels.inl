@@ -486,9 +486,12 @@ void attention(const AttentionTask& t) {
   }
 }
 
+#include "kernels/lora.inl"
+
 }  // namespace
 
 Kernels kernels(const char* name) {
   return {name,     matmul, attention, quantize_int8, quantize_int16,
-          rms_norm, swiglu, rope,      to_half,       add_scaled};
+          rms_norm, swiglu, rope,      to_half,       add_scaled,
+          low_rank_shrink,    low_rank_expand};
 }

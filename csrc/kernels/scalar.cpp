@@ -1,4 +1,5 @@
 #include "kernels/kernels.h"
+#include "kernels/lora.h"
 #include "kernels/dispatch.h"
 #include "simd/scalar.h"
 

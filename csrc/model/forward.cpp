@@ -30,7 +30,11 @@ void grow(std::vector<T>& v, size_t n) {
 }  // namespace
 
 Forward::Forward(const Weights& weights, const Kernels& kernels, ThreadPool& pool)
-    : weights_(weights), shape_(weights.shape()), kernels_(kernels), pool_(pool) {}
+    : weights_(weights),
+      shape_(weights.shape()),
+      kernels_(kernels),
+      pool_(pool),
+      adapters_(shape_, kernels_, pool_) {}
 
 void Forward::run(KvCache& kv, const Step& step, float* logits) {
   validate(kv, step);
@@ -42,8 +46,8 @@ void Forward::run(KvCache& kv, const Step& step, float* logits) {
   for (int32_t i = 0; i < shape_.layers(); ++i) {
     const LayerWeights& layer = weights_.layer(i);
     const bool window = shape_.window_layers[static_cast<size_t>(i)];
-    attention_block(layer, kv.of(window), seen[window]++, step, window);
-    expert_block(layer, step.rows);
+    attention_block(layer, i, kv.of(window), seen[window]++, step, window);
+    expert_block(layer, i, step.rows);
   }
   write_logits(step, logits);
 }
@@ -78,6 +82,14 @@ void Forward::validate(const KvCache& kv, const Step& step) const {
   for (int32_t i = 0; i < step.logit_count; ++i)
     if (step.logit_rows[i] < 0 || step.logit_rows[i] >= step.rows)
       invalid("logit_rows names a row outside the step");
+  if (step.sequence_adapters == nullptr) return;
+  for (int32_t s = 0; s < step.sequences; ++s)
+    if (step.sequence_adapters[s] >= step.adapter_count)
+      invalid("sequence " + std::to_string(s) + " names an adapter outside the step");
+  for (int32_t a = 0; a < step.adapter_count; ++a)
+    if (step.adapters[a]->layers() != shape_.layers() ||
+        step.adapters[a]->experts() != shape_.experts)
+      invalid("an adapter was made for another model");
 }
 
 void Forward::reserve(int32_t rows, int32_t logit_count) {
@@ -116,6 +128,8 @@ void Forward::reserve(int32_t rows, int32_t logit_count) {
 // What all layers share: rotary angles, which sequence a row is of, and attention's tiles.
 void Forward::prepare(const Step& step) {
   reserve(step.rows, step.logit_count);
+  adapters_.begin(step.adapters, step.adapter_count, step.sequence_adapters, step.sequences,
+                  step.sequence_starts);
   const int32_t half = shape_.head_dim / 2;
   for_rows(step.rows, [&](int32_t t) {
     const auto position = static_cast<float>(step.positions[t]);
@@ -198,17 +212,19 @@ void Forward::matmul(const PanelMatrix& weights, const float* bias, const Activa
   });
 }
 
-void Forward::attention_block(const LayerWeights& layer, PagePool& pages, int32_t layer_of_kind,
-                              const Step& step, bool window) {
+void Forward::attention_block(const LayerWeights& layer, int32_t number, PagePool& pages,
+                              int32_t layer_of_kind, const Step& step, bool window) {
   const int32_t* table = window ? step.window_pages : step.full_pages;
   const ptrdiff_t width = layer.qkv.rows;
   normalize(residual_.data(), layer.attention_norm, step.rows);
   const Activations x = activations(normed_.data(), shape_.hidden, step.rows, layer.qkv.kind);
   matmul(layer.qkv, layer.qkv_bias, x, step.rows, qkv_.data(), width, false);
+  if (adapters_.active()) adapters_.project(number, normed_.data(), qkv_.data(), width);
   store_kv(pages, layer_of_kind, step, table);
   attend(layer, pages, layer_of_kind, step, table, window);
   const Activations a = activations(attended_.data(), shape_.query_width(), step.rows, layer.o.kind);
   matmul(layer.o, layer.o_bias, a, step.rows, residual_.data(), shape_.hidden, true);
+  if (adapters_.active()) adapters_.output(number, attended_.data(), residual_.data());
 }
 
 // Rotates queries (scaling them for the dot product) and keys, and writes K and V to their pages.
@@ -276,11 +292,12 @@ void Forward::attend(const LayerWeights& layer, const PagePool& pages, int32_t l
   });
 }
 
-void Forward::expert_block(const LayerWeights& layer, int32_t rows) {
+void Forward::expert_block(const LayerWeights& layer, int32_t number, int32_t rows) {
   normalize(residual_.data(), layer.mlp_norm, rows);
   route(layer, rows);
   group_by_expert(rows);
-  run_experts(layer, rows);
+  if (adapters_.active()) adapters_.group_pairs(expert_begin_.data(), pair_row_.data());
+  run_experts(layer, number, rows);
   combine(rows);
 }
 
@@ -340,7 +357,7 @@ void Forward::list_expert_tasks(int32_t panels) {
   }
 }
 
-void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
+void Forward::run_experts(const LayerWeights& layer, int32_t number, int32_t rows) {
   const int32_t pairs = rows * shape_.experts_per_token;
   const int32_t wide = shape_.gate_up_rows();
   const Activations x =
@@ -354,6 +371,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
                      task.panel_end, x, &pair_row_[begin], expert_begin_[task.expert + 1] - begin,
                      &gate_up_[static_cast<size_t>(begin) * wide], wide, false});
   });
+  if (adapters_.active()) adapters_.gate_up(number, normed_.data(), gate_up_.data());
 
   const int32_t stride = round_up(shape_.intermediate, kBlock);
   for_rows(pairs, [&](int32_t p) {
@@ -374,6 +392,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t rows) {
                      &expert_out_[static_cast<size_t>(begin) * shape_.hidden], shape_.hidden,
                      false});
   });
+  if (adapters_.active()) adapters_.down(number, activated_.data(), expert_out_.data());
 }
 
 // residual += sum over a row's experts, best first, of weight * output.

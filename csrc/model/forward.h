@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "model/adapter_pass.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
 #include "platform/thread_pool.h"
@@ -23,6 +24,9 @@ struct Step {
   const int32_t* full_pages = nullptr;       // [sequences, table_width]
   const int32_t* window_pages = nullptr;     // [sequences, table_width]
   const int32_t* logit_rows = nullptr;       // [logit_count]
+  int32_t adapter_count = 0;
+  const Adapter* const* adapters = nullptr;    // [adapter_count]
+  const int32_t* sequence_adapters = nullptr;  // [sequences], -1 for none; null if all have none
 };
 
 class Forward {
@@ -51,15 +55,15 @@ class Forward {
   void validate(const KvCache& kv, const Step& step) const;
   void prepare(const Step& step);
   void reserve(int32_t rows, int32_t logit_count);
-  void attention_block(const LayerWeights& layer, PagePool& pages, int32_t layer_of_kind,
-                       const Step& step, bool window);
+  void attention_block(const LayerWeights& layer, int32_t number, PagePool& pages,
+                       int32_t layer_of_kind, const Step& step, bool window);
   void store_kv(PagePool& pages, int32_t layer_of_kind, const Step& step, const int32_t* table);
   void attend(const LayerWeights& layer, const PagePool& pages, int32_t layer_of_kind,
               const Step& step, const int32_t* table, bool window);
-  void expert_block(const LayerWeights& layer, int32_t rows);
+  void expert_block(const LayerWeights& layer, int32_t number, int32_t rows);
   void route(const LayerWeights& layer, int32_t rows);
   void group_by_expert(int32_t rows);
-  void run_experts(const LayerWeights& layer, int32_t rows);
+  void run_experts(const LayerWeights& layer, int32_t number, int32_t rows);
   void combine(int32_t rows);
   void write_logits(const Step& step, float* logits);
 
@@ -75,6 +79,7 @@ class Forward {
   const ModelShape& shape_;
   const Kernels& kernels_;
   ThreadPool& pool_;
+  AdapterPass adapters_;
 
   std::vector<float> residual_;    // [rows, hidden]
   std::vector<float> normed_;      // [rows, hidden rounded up to blocks]

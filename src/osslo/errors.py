@@ -70,6 +70,15 @@ class PackedFileError(ModelError):
     code = "packed_file_error"
 
 
+class AdapterError(ModelError):
+    """A LoRA adapter is malformed, does not fit the model, or asks for what is not served.
+
+    The message is one line that names file, tensor or field, and the mismatch.
+    """
+
+    code = "adapter_error"
+
+
 class MemoryPlanError(ModelError):
     """The plan does not fit; the message names the largest context that would."""
 

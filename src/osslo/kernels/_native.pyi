@@ -38,6 +38,24 @@ def quantize_int16(
 def rms_norm(
     isa: str, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float
 ) -> NDArray[np.float32]: ...
+def low_rank_f32(
+    isa: str,
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    scale: float,
+    x: NDArray[np.float32],
+    base: NDArray[np.float32],
+    share: int,
+) -> NDArray[np.float32]: ...
+def low_rank_bf16(
+    isa: str,
+    a: NDArray[np.uint16],
+    b: NDArray[np.uint16],
+    scale: float,
+    x: NDArray[np.float32],
+    base: NDArray[np.float32],
+    share: int,
+) -> NDArray[np.float32]: ...
 def swiglu(
     isa: str, gate_up: NDArray[np.float32], n: int, alpha: float, limit: float
 ) -> NDArray[np.float32]: ...
@@ -88,6 +106,37 @@ class KvCache:
     def window_pages(self) -> int: ...
     def copy_page(self, *, window: bool, source: int, target: int, tokens: int) -> None: ...
 
+class AdapterTarget(Enum):
+    QUERY = 0
+    KEY = 1
+    VALUE = 2
+    OUTPUT = 3
+    GATE_UP = 4
+    DOWN = 5
+
+@final
+class Adapter:
+    @property
+    def bytes(self) -> int: ...
+    def add_f32(
+        self,
+        layer: int,
+        target: AdapterTarget,
+        expert: int,
+        a: NDArray[np.float32],
+        b: NDArray[np.float32],
+        scale: float,
+    ) -> None: ...
+    def add_bf16(
+        self,
+        layer: int,
+        target: AdapterTarget,
+        expert: int,
+        a: NDArray[np.uint16],
+        b: NDArray[np.uint16],
+        scale: float,
+    ) -> None: ...
+
 @final
 class NativeModel:
     def __init__(
@@ -108,7 +157,10 @@ class NativeModel:
         full_pages: NDArray[np.int32],
         window_pages: NDArray[np.int32],
         logit_rows: NDArray[np.int32],
+        adapters: list[Adapter],
+        sequence_adapters: NDArray[np.int32],
     ) -> NDArray[np.float32]: ...
+    def new_adapter(self) -> Adapter: ...
     def page_bytes(self, *, window: bool) -> int: ...
     @property
     def threads(self) -> int: ...

@@ -6,6 +6,8 @@ Owns the Python face of `csrc/model/packing`; the layout itself is described in
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ from osslo.kernels.formats import BLOCK
 __all__ = [
     "PANEL_ROWS",
     "WeightKind",
+    "in_turn",
     "pack_bf16",
     "pack_f32",
     "pack_mxfp4",
@@ -29,6 +32,8 @@ __all__ = [
     "panel_bytes",
     "quantize_q8",
 ]
+
+_T = TypeVar("_T", bound=np.generic)
 
 PANEL_ROWS = 8
 """Output rows that share a panel."""
@@ -46,6 +51,20 @@ def panel_bytes(kind: WeightKind, rows: int, columns: int) -> int:
     blocks = -(-columns // BLOCK)
     scales = -(-blocks * PANEL_ROWS * _SCALE_BYTES[kind] // 64) * 64
     return panels * (scales + blocks * _BLOCK_BYTES[kind])
+
+
+def in_turn(first: NDArray[_T], second: NDArray[_T], *, fill: int = 0) -> NDArray[_T]:
+    """Eight rows of `first` and eight of `second` in turn, as the activation kernel reads gates and
+    ups; both filled up to whole panels."""
+    rest = first.shape[1:]
+    panels = -(-len(first) // PANEL_ROWS)
+    out = np.full((panels, 2, PANEL_ROWS, *rest), fill, first.dtype)
+    for side, rows in enumerate((first, second)):
+        whole = len(rows) // PANEL_ROWS
+        out[:whole, side] = rows[: whole * PANEL_ROWS].reshape(whole, PANEL_ROWS, *rest)
+        if len(rows) % PANEL_ROWS:
+            out[whole, side, : len(rows) % PANEL_ROWS] = rows[whole * PANEL_ROWS :]
+    return out.reshape(-1, *rest)
 
 
 def float16_bits(values: NDArray[np.float16]) -> NDArray[np.uint16]:

@@ -16,6 +16,7 @@ __all__ = [
     "attention",
     "clamped_swiglu",
     "integer_matmul",
+    "low_rank",
     "matmul",
     "mxfp4_decode",
     "mxfp4_integers",
@@ -104,6 +105,14 @@ def integer_matmul(
         weights = weight.astype(np.float32) * np.repeat(weight_scales, BLOCK, axis=1)
         total += matmul(outliers, weights)
     return total
+
+
+def low_rank(
+    x: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32], scale: float
+) -> NDArray[np.float32]:
+    """A LoRA delta (arXiv 2106.09685): b `[R, r]` times scale * (a `[r, C]` times x `[T, C]`),
+    `[T, R]`."""
+    return matmul(np.float32(scale) * matmul(x, a), b)
 
 
 def rms_norm(

@@ -23,6 +23,19 @@ class PageKind(StrEnum):
     WINDOW = "window"
 
 
+class LoadedAdapter(Protocol):
+    """A LoRA adapter in memory, in the form of the model that loaded it.
+
+    `identity` is a digest of its contents: adapters of one identity compute the same.
+    """
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def resident_bytes(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardInput:
     """One ragged step of S sequences and T rows; row r of sequence s is one token at one position.
@@ -37,6 +50,7 @@ class ForwardInput:
     full_pages: NDArray[np.int32]  # [S, P]
     window_pages: NDArray[np.int32]  # [S, P]
     logit_rows: NDArray[np.int32]  # [L] rows whose logits are wanted
+    adapters: tuple[LoadedAdapter | None, ...] = ()  # [S], or empty where no sequence has one
 
 
 class KvCache(Protocol):

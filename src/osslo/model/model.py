@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osslo.errors import EngineError, PackedFileError
-from osslo.kernels import _native
+from osslo.kernels import _native, panels
+from osslo.model.adapters.factors import Adapter, Factors, Place, Target
 from osslo.model.config import ModelConfig, rope_inverse_frequencies
-from osslo.model.forward import PAGE_TOKENS, ForwardInput, KvCache, PageKind
+from osslo.model.forward import PAGE_TOKENS, ForwardInput, KvCache, LoadedAdapter, PageKind
 from osslo.model.packed_file import TOKENIZER, PackedHeader, read_header, read_tensor
 from osslo.model.tokenizer import Tokenizer
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 class NativeKvCache:
@@ -26,6 +30,18 @@ class NativeKvCache:
         self.native.copy_page(
             window=kind is PageKind.WINDOW, source=source, target=target, tokens=tokens
         )
+
+
+class NativeAdapter:
+    """A LoRA adapter in native memory; a `LoadedAdapter`."""
+
+    def __init__(self, native: _native.Adapter, identity: str) -> None:
+        self.native = native
+        self.identity = identity
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.native.bytes
 
 
 class Model:
@@ -104,10 +120,24 @@ class Model:
     def new_kv(self, full_pages: int, window_pages: int) -> NativeKvCache:
         return NativeKvCache(self._native.new_kv(full_pages, window_pages))
 
+    def load_adapter(self, adapter: Adapter) -> NativeAdapter:
+        """Copy an adapter into the form that `forward` takes. Thread-safe, also beside `forward`.
+
+        Raises EngineError where it does not fit this model.
+        """
+        native = self._native.new_adapter()
+        try:
+            for place, factors in adapter:
+                _add_factors(native, place, factors)
+        except ValueError as error:
+            raise EngineError(f"the adapter does not fit the model: {error}") from error
+        return NativeAdapter(native, adapter.identity)
+
     def forward(self, kv: KvCache, step: ForwardInput) -> NDArray[np.float32]:
         """Logits `[L, V]` of the step's `logit_rows`. Raises EngineError on an invalid step."""
         if not isinstance(kv, NativeKvCache):
             raise EngineError("the native model runs only over its own page pools")
+        adapters, rows = _adapters_of(step.adapters)
         try:
             return self._native.forward(
                 kv.native,
@@ -117,9 +147,55 @@ class Model:
                 step.full_pages,
                 step.window_pages,
                 step.logit_rows,
+                adapters,
+                rows,
             )
         except ValueError as error:
             raise EngineError(f"invalid step: {error}") from error
+
+
+_TARGETS = {
+    Target.QUERY: _native.AdapterTarget.QUERY,
+    Target.KEY: _native.AdapterTarget.KEY,
+    Target.VALUE: _native.AdapterTarget.VALUE,
+    Target.OUTPUT: _native.AdapterTarget.OUTPUT,
+    Target.GATE_UP: _native.AdapterTarget.GATE_UP,
+    Target.DOWN: _native.AdapterTarget.DOWN,
+}
+
+
+def _add_factors(native: _native.Adapter, place: Place, factors: Factors) -> None:
+    at = (place.layer, _TARGETS[place.target], place.expert)
+    if factors.is_bf16:
+        a, b = factors.a.astype(np.uint16, "C"), factors.b.astype(np.uint16, "C")
+        native.add_bf16(*at, a, _outputs(place, b), factors.scale)
+    else:
+        floats, rows = factors.a.astype(np.float32, "C"), factors.b.astype(np.float32, "C")
+        native.add_f32(*at, floats, _outputs(place, rows), factors.scale)
+
+
+def _outputs(place: Place, b: NDArray[_T]) -> NDArray[_T]:
+    """Rows of b in the order in which the forward pass has the matrix's outputs."""
+    return panels.in_turn(b[0::2], b[1::2]) if place.target is Target.GATE_UP else b
+
+
+def _adapters_of(
+    wanted: tuple[LoadedAdapter | None, ...],
+) -> tuple[list[_native.Adapter], NDArray[np.int32]]:
+    """The different adapters of a step, and for each sequence which of them, or -1."""
+    indices: dict[int, int] = {}
+    adapters: list[_native.Adapter] = []
+    rows = np.full(len(wanted), -1, np.int32)
+    for row, adapter in enumerate(wanted):
+        if adapter is None:
+            continue
+        if not isinstance(adapter, NativeAdapter):
+            raise EngineError("the native model runs only adapters that it has loaded itself")
+        if id(adapter) not in indices:
+            indices[id(adapter)] = len(adapters)
+            adapters.append(adapter.native)
+        rows[row] = indices[id(adapter)]
+    return adapters, rows
 
 
 def _shape(header: PackedHeader) -> _native.ModelShape:

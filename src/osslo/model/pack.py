@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from osslo.errors import CheckpointError, ConfigurationError, ModelError, PackedFileError
 from osslo.kernels import panels
-from osslo.kernels.panels import PANEL_ROWS, WeightKind, panel_bytes
+from osslo.kernels.panels import PANEL_ROWS, WeightKind, in_turn, panel_bytes
 from osslo.model.checkpoints import (
     Bf16Matrix,
     Checkpoint,
@@ -286,29 +286,19 @@ def _gate_up(checkpoint: Checkpoint, at: str) -> Matrix:
     match gate, up:
         case Mxfp4Matrix(), Mxfp4Matrix():
             return Mxfp4Matrix(
-                _in_turn(gate.blocks, up.blocks), _in_turn(gate.scales, up.scales, fill=127)
+                in_turn(gate.blocks, up.blocks),
+                in_turn(gate.scales, up.scales, fill=127),
             )
         case Q8Matrix(), Q8Matrix():
-            return Q8Matrix(_in_turn(gate.values, up.values), _in_turn(gate.scales, up.scales))
+            return Q8Matrix(in_turn(gate.values, up.values), in_turn(gate.scales, up.scales))
         case Bf16Matrix(), Bf16Matrix():
-            return Bf16Matrix(_in_turn(gate.bits, up.bits))
+            return Bf16Matrix(in_turn(gate.bits, up.bits))
         case _:
-            return F32Matrix(_in_turn(gate.to_float32(), up.to_float32()))
+            return F32Matrix(in_turn(gate.to_float32(), up.to_float32()))
 
 
 def _gate_up_bias(checkpoint: Checkpoint, at: str) -> NDArray[np.float32]:
-    return _in_turn(checkpoint.vector(at + "gate_bias"), checkpoint.vector(at + "up_bias"))
-
-
-def _in_turn(first: NDArray[_T], second: NDArray[_T], *, fill: int = 0) -> NDArray[_T]:
-    rest = first.shape[1:]
-    out = np.full((_padded(len(first)) // PANEL_ROWS, 2, PANEL_ROWS, *rest), fill, first.dtype)
-    for side, rows in enumerate((first, second)):
-        whole = len(rows) // PANEL_ROWS
-        out[:whole, side] = rows[: whole * PANEL_ROWS].reshape(whole, PANEL_ROWS, *rest)
-        if len(rows) % PANEL_ROWS:
-            out[whole, side, : len(rows) % PANEL_ROWS] = rows[whole * PANEL_ROWS :]
-    return out.reshape(-1, *rest)
+    return in_turn(checkpoint.vector(at + "gate_bias"), checkpoint.vector(at + "up_bias"))
 
 
 def _packed_tokenizer(checkpoint: Checkpoint) -> bytes | None:

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from osslo.errors import ConfigurationError, EngineError
 from osslo.kernels import formats
 from osslo.kernels import reference as kernels
+from osslo.model.adapters.factors import Adapter, Place, Target
 from osslo.model.checkpoints.tensors import Checkpoint, Mxfp4Matrix, Q8Matrix
 from osslo.model.config import ModelConfig, rope_inverse_frequencies
 from osslo.model.forward import PAGE_TOKENS, ForwardInput, KvCache, PageKind
@@ -107,7 +108,7 @@ class ReferenceModel:
         values = {kind: np.full(shape, np.nan, self._kv_dtype) for kind, shape in shapes.items()}
         return ReferenceKv(keys, values)
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, ids: Sequence[int], adapter: Adapter | None = None) -> NDArray[np.float32]:
         """The logits after every token of one sequence, float32 `[T, V]`, through `forward`."""
         count = len(ids)
         pages = np.arange(-(-count // PAGE_TOKENS), dtype=np.int32)
@@ -119,6 +120,7 @@ class ReferenceModel:
             full_pages=pages[None],
             window_pages=pages[None],
             logit_rows=rows,
+            adapters=(adapter,) if adapter is not None else (),
         )
         return self.forward(self.new_kv(pages.size, pages.size), step)
 
@@ -134,19 +136,25 @@ class ReferenceModel:
         ):
             raise EngineError(f"a token id lies outside the vocabulary of {self.vocab_size}")
         x = self._matrix("embedding")[step.token_ids]
+        deltas = _deltas(step)
         for layer in self._layers:
-            x = x + self._attention(layer, kv, step, x)
-            x = x + self._experts(layer, x)
+            x = x + self._attention(layer, kv, step, x, deltas)
+            x = x + self._experts(layer, x, deltas)
         rows = self._norm("final_norm", x[step.logit_rows])
         if not len(rows):
             return np.zeros((0, self.vocab_size), np.float32)
         return self._matmul("head", rows)
 
     def _attention(
-        self, layer: _Layer, kv: ReferenceKv, step: ForwardInput, x: NDArray[np.float32]
+        self,
+        layer: _Layer,
+        kv: ReferenceKv,
+        step: ForwardInput,
+        x: NDArray[np.float32],
+        deltas: _Deltas,
     ) -> NDArray[np.float32]:
         """Attention of one layer, before the residual is added."""
-        query, key, value = self._project(layer, step.positions, x)
+        query, key, value = self._project(layer, step.positions, x, deltas)
         windowed = layer.kind is PageKind.WINDOW
         tables = step.window_pages if windowed else step.full_pages
         window = self.config.sliding_window if windowed else 0
@@ -170,21 +178,32 @@ class ReferenceModel:
                 first_key_position=first,
                 window=window,
             ).reshape(end - start, -1)
-        return self._linear(layer.name("o"), attended)
+        place = Place(layer.number, Target.OUTPUT)
+        return self._linear(layer.name("o"), attended) + deltas.of(place, attended)
 
     def _project(
-        self, layer: _Layer, positions: NDArray[np.int32], x: NDArray[np.float32]
+        self,
+        layer: _Layer,
+        positions: NDArray[np.int32],
+        x: NDArray[np.float32],
+        deltas: _Deltas,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Rotated queries `[T, H, D]`, rotated keys and values `[T, G, D]`."""
         normed = self._norm(layer.name("attention_norm"), x)
         size = (len(x), -1, self.config.head_dim)
         query, key, value = (
-            self._linear(layer.name(part), normed).reshape(size) for part in ("q", "k", "v")
+            (
+                self._linear(layer.name(part), normed)
+                + deltas.of(Place(layer.number, target), normed)
+            ).reshape(size)
+            for part, target in (("q", Target.QUERY), ("k", Target.KEY), ("v", Target.VALUE))
         )
         turn = (positions, self._frequencies, self._rope_scale)
         return kernels.rope(query, *turn), kernels.rope(key, *turn), value
 
-    def _experts(self, layer: _Layer, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _experts(
+        self, layer: _Layer, x: NDArray[np.float32], deltas: _Deltas
+    ) -> NDArray[np.float32]:
         """The mixture of experts of one layer, before the residual is added."""
         normed = self._norm(layer.name("mlp_norm"), x)
         scores = kernels.matmul(normed, self._matrix(layer.name("router")))
@@ -193,15 +212,21 @@ class ReferenceModel:
         total = np.zeros_like(x)
         for row, chosen in enumerate(experts):
             for expert, weight in zip(chosen, weights[row], strict=True):
-                start = layer.name(f"experts.{expert}.")
-                total[row] += weight * self._expert(start, normed[[row]])[0]
+                own = deltas.row(row)
+                total[row] += weight * self._expert(layer, int(expert), normed[[row]], own)[0]
         return total
 
-    def _expert(self, start: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        gate, up = self._linear(f"{start}gate", x), self._linear(f"{start}up", x)
+    def _expert(
+        self, layer: _Layer, expert: int, x: NDArray[np.float32], deltas: _Deltas
+    ) -> NDArray[np.float32]:
+        start = layer.name(f"experts.{expert}.")
+        both = deltas.of(Place(layer.number, Target.GATE_UP, expert), x)
+        gate = self._linear(f"{start}gate", x) + both[:, 0::2]
+        up = self._linear(f"{start}up", x) + both[:, 1::2]
         config = self.config
         inner = kernels.clamped_swiglu(gate, up, config.swiglu_limit, config.swiglu_alpha)
-        return self._linear(f"{start}down", inner)
+        place = Place(layer.number, Target.DOWN, expert)
+        return self._linear(f"{start}down", inner) + deltas.of(place, inner)
 
     def _norm(self, name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return kernels.rms_norm(x, self._vector(name), self.config.rms_eps)
@@ -226,6 +251,43 @@ class ReferenceModel:
         if name not in self._floats:
             self._floats[name] = self._checkpoint.vector(name)
         return self._floats[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Deltas:
+    """The adapter of every row of a step, None for none."""
+
+    adapters: tuple[Adapter | None, ...]
+
+    def row(self, index: int) -> _Deltas:
+        return _Deltas(self.adapters[index : index + 1])
+
+    def of(self, place: Place, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the rows' adapters add to one matrix's outputs; `[T, 1]` zeros if nothing."""
+        rows = [
+            self._row(adapter, place, x[[index]]) for index, adapter in enumerate(self.adapters)
+        ]
+        width = max((row.shape[1] for row in rows), default=1)
+        zero = np.zeros((1, width), np.float32)
+        return np.concatenate([row if row.shape[1] == width else zero for row in rows])
+
+    @staticmethod
+    def _row(adapter: Adapter | None, place: Place, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        factors = None if adapter is None else adapter.factors.get(place)
+        if factors is None:
+            return np.zeros((1, 2), np.float32)[:, : 2 if place.target is Target.GATE_UP else 1]
+        return kernels.low_rank(x, *factors.floats(), factors.scale)
+
+
+def _deltas(step: ForwardInput) -> _Deltas:
+    """Raises EngineError for an adapter that another model has loaded."""
+    counts = np.diff(step.sequence_starts).tolist()
+    rows: list[Adapter | None] = []
+    for count, adapter in zip(counts, step.adapters or (None,) * len(counts), strict=True):
+        if adapter is not None and not isinstance(adapter, Adapter):
+            raise EngineError("the reference runs only adapters as they were read")
+        rows += [adapter] * count
+    return _Deltas(tuple(rows))
 
 
 def _layers(config: ModelConfig) -> tuple[_Layer, ...]:
