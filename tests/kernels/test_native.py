@@ -5,6 +5,7 @@ Sizes run over whole and partial blocks, panels and tiles. Instruction sets must
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -93,6 +94,29 @@ def test_float_products_at_any_width(
     # 2,880 float32 terms summed in one chain.
     assert relative_error(results[0], expected) < 1e-5
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5, 8, 15, 16, 33, 64])
+@pytest.mark.parametrize(("rows", "columns", "tokens"), [(8, 32, 1), (5, 33, 3), (43, 100, 9)])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_low_rank_delta(rank: int, rows: int, columns: int, tokens: int, *, bf16: bool) -> None:
+    a, b = normal(rank, rank, columns), normal(rows, rows, rank)
+    x, base = normal(tokens, tokens, columns), normal(7, tokens, rows)
+    if bf16:
+        bits = formats.bf16_encode(a), formats.bf16_encode(b)
+        a, b = formats.bf16_decode(bits[0]), formats.bf16_decode(bits[1])
+        add = partial(_native.low_rank_bf16, a=bits[0], b=bits[1])
+    else:
+        add = partial(_native.low_rank_f32, a=a, b=b)
+    exact = base + (x.astype(np.float64) @ a.T) * 1.7 @ b.T
+    expected = base + reference.low_rank(x, a, b, 1.7)
+    results = [add(isa, scale=1.7, x=x, base=base, share=share) for isa in SETS for share in (1, 9)]
+    # At most 100 and then 64 float32 terms, each in a chain.
+    assert relative_error(results[0], exact.astype(np.float32)) < 3e-6
+    assert relative_error(results[0], expected) < 3e-6
+    assert all(np.array_equal(result, results[0]) for result in results)
+    alone = add(SETS[0], scale=1.7, x=x[-1:], base=base[-1:], share=2)
+    np.testing.assert_array_equal(alone[0], results[0][-1])
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 127, 251])
