@@ -105,9 +105,73 @@ async def test_a_failure_in_the_middle_ends_the_stream_once() -> None:
     assert whole.status_code == 500
 
 
+async def test_deltas_are_padded_where_that_is_asked_for() -> None:
+    options = {"include_obfuscation": True}
+    async with make_stage(PREAMBLE_AND_CALL).client() as client:
+        body = ask(tools=[GET], stream=True, background=True, stream_options=options)
+        streamed = await client.post("/v1/responses", json=body)
+        name = events_of(streamed.text)[0]["response"]["id"]
+        query = {"stream": True, "include_obfuscation": True}
+        again = await client.get(f"/v1/responses/{name}", params=query)
+    for reply in (streamed, again):
+        padded = [event for event in events_of(reply.text) if "obfuscation" in event]
+        deltas = [event for event in events_of(reply.text) if event["type"].endswith(".delta")]
+        assert padded == deltas != []
+        lines = [line for line in reply.text.splitlines() if ".delta" in line and "data" in line]
+        assert len({len(line) // 64 for line in lines}) < len({len(line) for line in lines}) + 1
+
+
+async def test_truncation_drops_the_oldest_where_the_context_is_full() -> None:
+    long = [{"role": "user", "content": "x" * 300} for _ in range(5)]
+    async with make_stage(context=1000).client() as client:
+        fields = {"input": long, "max_output_tokens": 100}
+        whole = await client.post("/v1/responses", json=ask(**fields))
+        cut = await client.post("/v1/responses", json=ask(**fields, truncation="auto"))
+    assert (whole.status_code, whole.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert cut.json()["truncation"] == "auto"
+    assert cut.json()["usage"]["input_tokens"] <= 900
+
+
+async def test_no_more_calls_than_asked_for() -> None:
+    stage = make_stage()
+    async with stage.client() as client:
+        reply = await client.post("/v1/responses", json=ask(tools=[GET], max_tool_calls=0))
+    assert reply.json()["max_tool_calls"] == 0
+    grammar = stage.backend.requests[0].grammar
+    assert grammar is None or "functions.get" not in grammar.lark
+
+
+async def test_tokens_are_counted_without_a_model() -> None:
+    async with make_stage().client() as client:
+        reply = await client.post("/v1/responses/input_tokens", json={"input": "Hi"})
+        answer = await client.post("/v1/responses", json=ask())
+    assert reply.json()["input_tokens"] == answer.json()["usage"]["input_tokens"]
+
+
+async def test_inputs_are_paged() -> None:
+    given = [{"role": "user", "content": str(number)} for number in range(5)]
+    async with make_stage().client() as client:
+        name = (await client.post("/v1/responses", json=ask(input=given))).json()["id"]
+        path, seen, after = f"/v1/responses/{name}/input_items", [], None
+        while True:
+            query = {"limit": 2, "order": "asc"} | ({"after": after} if after else {})
+            page = (await client.get(path, params=query)).json()
+            seen += [item["content"][0]["text"] for item in page["data"]]
+            after = page["last_id"]
+            if not page["has_more"]:
+                break
+        latest = (await client.get(path, params={"limit": 1})).json()
+        too_many = await client.get(path, params={"limit": 101})
+    assert seen == list("01234")
+    assert (latest["data"][0]["content"][0]["text"], latest["first_id"]) == ("4", after)
+    assert too_many.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"metadata": {"k" * 65: "v"}}, "metadata." + "k" * 65),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
         ({"tools": [GET], "tool_choice": {"type": "code_interpreter"}}, "tool_choice.type"),

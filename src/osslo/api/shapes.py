@@ -4,13 +4,19 @@ they are not used to send it.
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from osslo.api.body import StrictSchema
 
 T = TypeVar("T")
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+"""What a caller notes on something that is kept."""
 
 
 class StreamOptions(StrictSchema):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from osslo.api.body import StrictSchema
 from osslo.api.files.schema import ExpiresAfter
-from osslo.api.shapes import Reply
+from osslo.api.shapes import Metadata, Reply
 
 Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/completions"]
 Status = Literal[
@@ -23,9 +23,6 @@ Status = Literal[
 ]
 MAX_WINDOW_HOURS = 168
 
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
-
 
 class BatchCreateRequest(StrictSchema):
     """A batch to run."""
@@ -38,7 +35,7 @@ class BatchCreateRequest(StrictSchema):
         pattern=r"^[1-9][0-9]{0,2}h$",
         description="After so many hours, 168 at most, what has not run is left.",
     )
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
 
 

@@ -12,15 +12,12 @@ from pydantic import Field
 
 from osslo.api.body import StrictSchema, one_of, refused
 from osslo.api.guided import GuidedFields
-from osslo.api.shapes import StreamOptions
+from osslo.api.shapes import Metadata, StreamOptions
 
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 FunctionName = Annotated[str, Field(pattern=FUNCTION_NAME)]
 Effort = Annotated[str, one_of("none", "minimal", "low", "medium", "high", "xhigh")]
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class TextPart(StrictSchema):

@@ -17,11 +17,11 @@ from osslo.api.chat_completions.reply_schema import (
     StoredCompletionPage,
     StoredMessagePage,
 )
-from osslo.api.chat_completions.schema import ChatCompletionRequest, InputMessage, Metadata
+from osslo.api.chat_completions.schema import ChatCompletionRequest, InputMessage
 from osslo.api.openapi import operation
 from osslo.api.query import PageQuery, read_query
 from osslo.api.services import Services, WithServices
-from osslo.api.shapes import DeletedReply
+from osslo.api.shapes import DeletedReply, Metadata
 from osslo.errors import NotFoundError
 from osslo.store.completions import CompletionFilter, CompletionLimits, CompletionStore
 

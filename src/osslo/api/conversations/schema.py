@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from osslo.api.body import StrictSchema
 from osslo.api.responses.item_schema import InputItem
 from osslo.api.responses.schema import Includable
-from osslo.api.shapes import Reply
+from osslo.api.shapes import Metadata, Reply
 
 MAX_NEW_ITEMS = 20
 """How many items one request may add, as OpenAI's API has it."""
-
-Metadata = dict[
-    Annotated[str, Field(max_length=64)],
-    Annotated[str, Field(max_length=512)],
-]
 
 
 class ConversationRequest(StrictSchema):
     """A new conversation."""
 
     items: list[InputItem] | None = Field(None, max_length=MAX_NEW_ITEMS)
-    metadata: Metadata | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
 
 
 class ConversationUpdate(StrictSchema):
     """What takes the place of a conversation's metadata; null empties it."""
 
-    metadata: Metadata | None = Field(max_length=16)
+    metadata: Metadata | None
 
 
 class NewItems(StrictSchema):

@@ -222,8 +222,7 @@ class ResponseBuilder:
                 )
             case "function_call":
                 done = "response.function_call_arguments.done"
-                name = current.item["name"]
-                events.append(self._item_event(done, arguments=text, name=name))
+                events.append(self._item_event(done, arguments=text))
             case _:
                 events.append(self._item_event("response.custom_tool_call_input.done", input=text))
         if "content" in current.item:

@@ -70,13 +70,16 @@ async def create_response(request: Request, services: WithServices, caller: With
     body = await read_json(request, ResponseRequest, limit_bytes=services.limits.max_body_bytes)
     running = await start_response(body, services, caller)
     headers = turn_headers(running.model, warnings=running.warnings)
+    obfuscate = body.stream_options is not None and bool(body.stream_options.include_obfuscation)
     if running.head.background:
         live = await services.background.start(running.job())
         if body.stream:
-            return _stream(live.follow(None), services, headers)
+            return _stream(live.follow(None), services, headers, obfuscate=obfuscate)
         return JSONResponse(await _seen(live), headers=headers)
     if body.stream:
-        return _stream(running.events(), services, headers, builder=running.builder)
+        return _stream(
+            running.events(), services, headers, obfuscate=obfuscate, builder=running.builder
+        )
     response = await unless_disconnected(request.receive, running.whole())
     if response is None:
         return Response(status_code=499)
@@ -102,13 +105,14 @@ async def get_response(
     """A response that was kept. With `stream` a background response's events, from behind
     `starting_after`, and further ones as they come."""
     query = read_query(request, RetrieveQuery)
-    if query.starting_after is not None and not query.stream:
-        raise RequestError("'starting_after' needs 'stream=true'.", param="starting_after")
+    for name in ("starting_after", "include_obfuscation"):
+        if getattr(query, name) is not None and not query.stream:
+            raise RequestError(f"'{name}' needs 'stream=true'.", param=name)
     live = services.background.find(caller.tenant, response_id)
     if query.stream:
-        after = query.starting_after
+        after, obfuscate = query.starting_after, bool(query.include_obfuscation)
         if live is not None:
-            return _stream(live.follow(after), services)
+            return _stream(live.follow(after), services, obfuscate=obfuscate)
         store = response_store(services)
         stored = await store.get(caller.tenant, response_id)
         if not stored.background:
@@ -117,7 +121,7 @@ async def get_response(
                 "leave 'stream' out.",
                 param="stream",
             )
-        return _stream(follow_stored(store, stored, after), services)
+        return _stream(follow_stored(store, stored, after), services, obfuscate=obfuscate)
     if live is not None:
         return JSONResponse(await _seen(live))
     stored = await response_store(services).get(caller.tenant, response_id)
@@ -184,7 +188,7 @@ async def count_input_tokens(
     if body.personality is not None:
         raise RequestError("'personality' is not supported.", param="personality")
     refuse_context(body)
-    model = served_model(services, caller, body.model)
+    model = served_model(services, caller, body.model or next(iter(services.registry)).id)
     said = await said_in(body, services, caller)
     asked = to_chat_request(
         body,
@@ -222,6 +226,7 @@ def _stream(
     services: Services,
     headers: Mapping[str, str] | None = None,
     *,
+    obfuscate: bool,
     builder: ResponseBuilder | None = None,
 ) -> Response:
     def failure(error: OssloError) -> bytes:
@@ -230,7 +235,7 @@ def _stream(
         )
 
     return EventStreamResponse(
-        sent(events),
+        sent(events, obfuscate=obfuscate),
         failure=failure,
         heartbeat_s=services.heartbeat_s,
         grace_s=services.start_grace_s,

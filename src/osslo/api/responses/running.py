@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from osslo.api.auth import Caller
+from osslo.api.openai_replies import obfuscated
 from osslo.api.responses.builder import Event, ResponseBuilder, ResponseHead, SealReasoning
 from osslo.api.responses.items import PURPOSE, kept_items, references, to_messages
 from osslo.api.responses.live import BackgroundJob
@@ -155,11 +156,14 @@ class RunningResponse:
             ) from error
 
 
-async def sent(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    """Events as they are sent."""
+async def sent(
+    events: AsyncGenerator[Event, None], *, obfuscate: bool
+) -> AsyncGenerator[bytes, None]:
+    """Events as they are sent; with `obfuscate` those with a delta are padded."""
     try:
         async for event in events:
-            yield named_event(event["type"], event)
+            padded = obfuscated(event) if obfuscate and "delta" in event else event
+            yield named_event(event["type"], padded)
     finally:
         await events.aclose()
 

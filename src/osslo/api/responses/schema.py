@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from osslo.api.body import StrictSchema
 from osslo.api.query import PageQuery
 from osslo.api.responses.item_schema import InputItem, ItemId
+from osslo.api.shapes import Metadata
 
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 ToolName = Annotated[str, Field(pattern=FUNCTION_NAME)]
@@ -200,7 +201,6 @@ class ConversationRef(StrictSchema):
 class ContextFields(StrictSchema):
     """What a prompt is made of."""
 
-    model: str = Field(min_length=1, max_length=256)
     input: str | list[InputItem] | None = None
     instructions: str | None = None
     previous_response_id: ItemId | None = None
@@ -220,19 +220,21 @@ class ContextFields(StrictSchema):
 
 
 class InputTokensRequest(ContextFields):
-    """What to count."""
+    """What to count. Without a model the first one is meant."""
 
+    model: str | None = Field(None, min_length=1, max_length=256)
     personality: Any = None
 
 
 class ResponseRequest(ContextFields):
     """A request for a response: OpenAI's, and the sampling parameters that vLLM and others add."""
 
+    model: str = Field(min_length=1, max_length=256)
     background: bool | None = None
     include: list[Includable] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     max_tool_calls: int | None = Field(None, ge=0)
-    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
