@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from osslo.accounts.ledger.journal import commit
-from osslo.accounts.ledger.operations import End, Operation, Post, Reserve, Sweep
+from osslo.accounts.ledger.operations import Beat, End, Operation, Post, Reserve, Sweep
 from osslo.accounts.ledger.records import Counts, EntryKind, Outcome, Reservation, Status
 from osslo.accounts.ledger.sweeper import Sweeper, Watch
 from osslo.accounts.ledger.writer import LedgerWriter
-from osslo.db.database import Database
+from osslo.db.database import Database, sqlite_url
+from osslo.db.migrate import upgrade
 from osslo.db.steps import Steps, steps_of
 from osslo.errors import OverloadedError, QuotaError, RequestError
 from tests.accounts.ledger_stage import DOLLAR, RATES, Ledger, ledger_on
+from tests.databases import PostgresProcess, PostgresServer
 
 DONE = Outcome(Status.COMPLETED)
 MOST = 100 * 80 + 1000 * 320
@@ -260,6 +268,9 @@ class Faulty:
             )
         return result
 
+    async def flush(self) -> None:
+        await self.steps.flush()
+
     async def close(self) -> None:
         await self.steps.close()
 
@@ -288,12 +299,148 @@ async def test_a_commit_whose_answer_is_lost_counts_once(database: Database) -> 
         await writer.close()
 
 
+class Gated:
+    """Steps whose flushes wait for a gate."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.gate = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+    async def run(self, step: object) -> object:
+        return await self.steps.run(step)  # type: ignore[arg-type]  # a step
+
+    async def flush(self) -> None:
+        self.waiting.set()
+        await self.gate.wait()
+        await self.steps.flush()
+
+    async def close(self) -> None:
+        await self.steps.close()
+
+
+async def test_a_reservation_does_not_wait_for_the_disk_and_all_else_does(
+    database: Database,
+) -> None:
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        gated = Gated(steps_of(database))
+        writer = LedgerWriter(gated)  # type: ignore[arg-type]  # for any step
+        writer.start()
+        ledger.charging._writer = writer
+        charge = await ledger.open()
+        ended = charge.end(Counts(100, 1, cached_tokens=0), DONE)
+        assert ended is not None
+        gift = writer.put(Post("ann", EntryKind.TOP_UP, 1, "gift"))
+        await ledger.open()  # committed after them
+        assert not ended.done()
+        assert not gift.done()
+        gated.gate.set()
+        assert await ended == 100 * 80 + 320
+        await gift
+        await writer.close()
+
+
+class Forgetful(Gated):
+    """Steps on SQLite that lose what was not flushed when they are told to, as a power cut would,
+    although their process goes on."""
+
+    def __init__(self, steps: Steps, path: str) -> None:
+        super().__init__(steps)
+        self.path = path
+        self.flushed = sqlite3.connect(":memory:", check_same_thread=False)
+        self.keep()
+
+    def keep(self) -> None:
+        with closing(sqlite3.connect(self.path)) as live:
+            live.backup(self.flushed)
+
+    def forget(self) -> None:
+        with closing(sqlite3.connect(self.path)) as live:
+            self.flushed.backup(live)
+
+    async def flush(self) -> None:
+        if not self.gate.is_set():
+            self.waiting.set()
+            await self.gate.wait()
+            raise ConnectionResetError("lost")
+        await self.steps.flush()
+
+
+async def test_what_was_lost_before_it_was_flushed_is_committed_again(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path / "osslo.db"))
+    await upgrade(database)
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        forgetful = Forgetful(steps_of(database), str(tmp_path / "osslo.db"))
+        writer = LedgerWriter(forgetful)  # type: ignore[arg-type]  # for any step
+        writer.start()
+        ledger.charging._writer = writer
+        await use_a_server_that_is_lost(ledger, forgetful, forgetful.forget)
+        await writer.close()
+        await exactly_two_are_charged(ledger)
+    await database.close()
+
+
+async def test_a_server_that_crashes_loses_nothing() -> None:
+    with TemporaryDirectory(prefix="osslo-pg-") as folder:
+        process = PostgresProcess(Path(folder))
+        process.start()
+        url = await asyncio.to_thread(PostgresServer(Path(folder), count()).new_database)
+        database = Database(url)
+        await upgrade(database)
+
+        def crash() -> None:
+            process.stop(signal.SIGQUIT)
+            process.start()
+
+        async with ledger_on(database) as ledger:
+            await ledger.give("ann", DOLLAR)
+            gated = Gated(steps_of(database))
+            writer = LedgerWriter(gated)  # type: ignore[arg-type]  # for any step
+            writer.start()
+            ledger.charging._writer = writer
+            await use_a_server_that_is_lost(ledger, gated, crash, known_lost=False)
+            await writer.close()
+            await exactly_two_are_charged(ledger)
+        await database.close()
+        process.stop()
+
+
+async def use_a_server_that_is_lost(
+    ledger: Ledger, gated: Gated, lose: Callable[[], None], *, known_lost: bool = True
+) -> None:
+    """Two requests: one has ended and one runs when the database loses what it did not flush."""
+    charge = await ledger.open()
+    ended = charge.end(Counts(100, 9, cached_tokens=0), DONE)
+    assert ended is not None
+    other = await ledger.open()  # committed after that end
+    assert await ledger.open_reservations() == 1
+    await gated.waiting.wait()
+    await asyncio.to_thread(lose)
+    if known_lost:
+        assert await ledger.open_reservations() == 0
+        assert await ledger.balance() == DOLLAR
+    gated.gate.set()
+    assert await ended == 100 * 80 + 9 * 320
+    late = other.end(Counts(100, 5, cached_tokens=0), DONE)
+    assert late is not None
+    assert await late == 100 * 80 + 5 * 320
+
+
+async def exactly_two_are_charged(ledger: Ledger) -> None:
+    assert await ledger.balance() == DOLLAR - (2 * 100 * 80 + 14 * 320)
+    assert await ledger.open_reservations() == 0
+    assert len(await ledger.usage()) == 2
+
+
 async def test_away_for_long_refuses_the_new_and_keeps_the_ended(database: Database) -> None:
     async with ledger_on(database) as ledger:
         await ledger.give("ann", DOLLAR)
         faulty = Faulty(steps_of(database))
         writer = LedgerWriter(faulty, reserve_wait_s=0.05)  # type: ignore[arg-type]  # as above
         writer.start()
+        await writer.put(Beat("proc_a"))  # connected, however long that takes
         ledger.charging._writer = writer
         charge = await ledger.open()
         faulty.forever = True

@@ -96,8 +96,9 @@ class Database:
         await self.engine.dispose()
 
 
-def prepare_sqlite(engine: Engine) -> None:
-    """Leave BEGIN to us: the driver's own would be deferred, and would not cover reads."""
+def prepare_sqlite(engine: Engine, *, synchronous: str = "FULL") -> None:
+    """Leave BEGIN to us: the driver's own would be deferred, and would not cover reads. With
+    `synchronous` FULL a commit survives a power cut, with NORMAL it does once it is flushed."""
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
@@ -105,7 +106,7 @@ def prepare_sqlite(engine: Engine) -> None:
         cursor: sqlite3.Cursor = connection.cursor()
         for pragma in (
             "journal_mode=WAL",
-            "synchronous=FULL",  # a settled charge survives a power cut
+            f"synchronous={synchronous}",
             "foreign_keys=ON",
             f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
         ):

@@ -1,23 +1,27 @@
 """Short write transactions, one after the other, as fast as each database can do them.
 
-A step is a function of a synchronous connection. On SQLite it runs on a thread of its own with a
-connection of its own: one hop for the whole transaction instead of several for each statement. On
-PostgreSQL it runs on one connection that is kept. Also owns which failures a step may be tried
-again after.
+A step is a function of a synchronous connection. What it did is seen by everybody once `run`
+returns, and on the disk once a later `flush` does: flushing takes many times as long as a step, so
+steps go on meanwhile, and one flush serves all that came before it. On SQLite steps run on a thread
+of their own with a connection of its own: one hop for the whole transaction instead of several for
+each statement. On PostgreSQL they run on one connection that is kept. Also owns which failures a
+step may be tried again after.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from osslo.db.database import BUSY_TIMEOUT_S, Database, prepare_sqlite
 
@@ -25,15 +29,21 @@ T = TypeVar("T")
 
 
 class Steps(Protocol):
-    """Runs steps. Not for several tasks at once."""
+    """Runs steps. `run` is not for several tasks at once, nor is `flush`; one of each may go on
+    together."""
 
     async def run(self, step: Callable[[Connection], T]) -> T:
         """What `step` returns, once its transaction is committed. If it or the commit raises, the
         transaction is rolled back; a lost connection leaves open whether it was committed."""
         ...
 
+    async def flush(self) -> None:
+        """Return once everything that was committed before is on the disk. If it raises, what was
+        not flushed earlier may be lost."""
+        ...
+
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
         ...
 
 
@@ -41,16 +51,21 @@ def steps_of(database: Database) -> Steps:
     """The way to run steps on `database`."""
     if database.is_sqlite:
         return _SqliteSteps(database)
-    return _PostgresSteps(database.engine)
+    return _PostgresSteps(database)
 
 
 class _SqliteSteps:
+    """Commits into the write-ahead log without a flush (`synchronous=NORMAL`: SQLite itself flushes
+    where the file's integrity needs it), and flushes that log from another thread."""
+
     def __init__(self, database: Database) -> None:
         self._engine: Engine = create_engine(
             database.url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_S}
         ).execution_options(osslo_write=True)
-        prepare_sqlite(self._engine)
+        prepare_sqlite(self._engine, synchronous="NORMAL")
+        self._log = f"{database.url.database}-wal"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="osslo-steps")
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="osslo-flush")
 
     async def run(self, step: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, step)
@@ -59,37 +74,78 @@ class _SqliteSteps:
         with self._engine.begin() as connection:
             return step(connection)
 
+    async def flush(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._flusher, self._flush)
+
+    def _flush(self) -> None:
+        descriptor = os.open(self._log, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._flusher.shutdown)
         self._engine.dispose()
 
 
 class _PostgresSteps:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    """Commits asynchronously on one connection, and flushes on another by a message in the
+    write-ahead log that is committed synchronously.
+
+    The connection that flushes is older than every commit that it flushes: where the server was
+    lost in between, it was cut off too, and says so.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._engine: AsyncEngine = create_async_engine(
+            database.url, poolclass=NullPool, hide_parameters=True
+        )
+        self._flushing: AsyncConnection | None = None
         self._kept: AsyncConnection | None = None
 
     async def run(self, step: Callable[[Connection], T]) -> T:
+        if self._flushing is None:
+            self._flushing = await self._engine.connect()
+            await self._flushing.execution_options(isolation_level="AUTOCOMMIT")
         if self._kept is None:
             self._kept = await self._engine.connect()
         try:
             async with self._kept.begin():
+                await self._kept.execute(_NO_WAIT)
                 return await self._kept.run_sync(step)
         except BaseException:
-            await self._drop()
+            kept, self._kept = self._kept, None
+            await _drop(kept)
             raise
 
-    async def _drop(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            await kept.invalidate()
-            await kept.close()
+    async def flush(self) -> None:
+        flushing = self._flushing
+        if flushing is None:
+            raise ConnectionResetError("the connection was lost before it flushed")
+        try:
+            await flushing.execute(_FLUSH)
+        except BaseException:
+            self._flushing = None
+            await _drop(flushing)
+            raise
 
     async def close(self) -> None:
-        if self._kept is not None:
-            await self._kept.close()
-            self._kept = None
+        for connection in (self._kept, self._flushing):
+            if connection is not None:
+                await connection.close()
+        await self._engine.dispose()
 
+
+async def _drop(connection: AsyncConnection | None) -> None:
+    if connection is not None:
+        await connection.invalidate()
+        await connection.close()
+
+
+_NO_WAIT = text("SET LOCAL synchronous_commit = off")
+_FLUSH = text("SELECT pg_logical_emit_message(true, 'osslo', '')")
 
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 """Classes of PostgreSQL's codes: connection, rollback (deadlock), resources, locks, operator's

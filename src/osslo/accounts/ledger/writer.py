@@ -1,9 +1,12 @@
 """The one that commits: every change of money in a process goes through its `LedgerWriter`.
 
-Operations queue up; what waits is committed together in one transaction, so that many concurrent
-requests share the price of making it durable. While the database is away the writer tries again
-with a growing pause, for as long as the process lives: what ended is never lost. Reservations do
-not wait that long (`RESERVE_WAIT_S`).
+Operations queue up; what waits is committed together in one transaction, and while that goes on a
+second task flushes what was committed before to the disk: many concurrent requests share the price
+of both. A reservation is answered once it is committed, since until it is flushed its request has
+generated next to nothing; all else is answered once it is flushed. What is not known to be flushed
+when the database is lost is committed again, in its order; each operation counts once. While the
+database is away the writer tries again with a growing pause, for as long as the process lives: what
+ended is never lost. Reservations do not wait that long (`RESERVE_WAIT_S`).
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class _Item:
     operation: Operation
     done: asyncio.Future[Result]
     tried: bool = False
+    result: Result = None
 
 
 class LedgerWriter:
@@ -65,14 +69,22 @@ class LedgerWriter:
         self._reserve_wait_s = reserve_wait_s
         self._observer = observer
         self._queue: deque[_Item] = deque()
+        self._unflushed: list[_Item] = []
+        self._committing = False
+        self._recalls = 0
+        self._suspect = False
         self._filled = asyncio.Event()
+        self._committed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to commit."""
-        self._task = asyncio.create_task(self._run(), name="osslo-ledger-writer")
+        self._tasks = {
+            asyncio.create_task(self._run(), name="osslo-ledger-writer"),
+            asyncio.create_task(self._flush(), name="osslo-ledger-flusher"),
+        }
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Commit what waits, for at most `timeout_s`, and stop. What could not be committed is
@@ -80,10 +92,12 @@ class LedgerWriter:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
-            _log.error("stopped with %d ledger operations not committed", len(self._queue))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            left = len(self._queue) + len(self._unflushed)
+            _log.error("stopped with %d ledger operations not committed", left)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._steps.close()
 
     # --- asking ----------------------------------------------------------------------------------
@@ -143,20 +157,30 @@ class LedgerWriter:
 
     async def _run(self) -> None:
         while True:
-            while not self._queue:
+            while not self._queue and not self._suspect:
                 self._filled.clear()
-                self._idle.set()
+                self._committing = False
+                self._note_idle()
                 await self._filled.wait()
+            self._committing = True
+            recalled = self._recall() if self._suspect else []
             size = min(len(self._queue), MAX_BATCH)
             batch = [self._queue.popleft() for _ in range(size)]
             for item in batch:
                 item.tried = True
-            await self._commit(batch)
+            await self._commit(recalled + batch, again=bool(recalled))
 
-    async def _commit(self, batch: list[_Item]) -> None:
+    def _recall(self) -> list[_Item]:
+        """What was committed and may be lost, to be committed again."""
+        recalled, self._unflushed = self._unflushed, []
+        self._recalls += 1
+        self._suspect = False
+        return recalled
+
+    async def _commit(self, batch: list[_Item], *, again: bool = False) -> None:
         """Commit a batch, however long it takes. Operations of a batch that fails for a reason
         that stays are committed one by one, so that only the one at fault fails."""
-        pause_s, again = _FIRST_PAUSE_S, False
+        pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 results = await self._once([item.operation for item in batch], again=again)
@@ -165,18 +189,57 @@ class LedgerWriter:
                     _log.warning("the ledger's database is away, trying again: %s", _named(error))
                     await asyncio.sleep(pause_s)
                     pause_s, again = min(2 * pause_s, _LONGEST_PAUSE_S), True
+                    batch = self._recall() + batch
                     continue
                 if len(batch) == 1:
                     _log.exception("a ledger operation failed: %s", type(batch[0].operation))
-                    results = [_failed(error)]
-                else:
-                    for item in batch:
-                        await self._commit([item])
+                    _answer(batch[0], _failed(error))
                     return
-            for item, result in zip(batch, results, strict=True):
-                if not item.done.done():
-                    item.done.set_result(result)
+                for item in batch:
+                    await self._commit([item], again=again)
+                return
+            self._note_committed(batch, results)
             return
+
+    def _note_committed(self, batch: list[_Item], results: list[Result]) -> None:
+        for item, result in zip(batch, results, strict=True):
+            item.result = result
+            if isinstance(item.operation, Reserve):
+                _answer(item, result)
+                if isinstance(result, Reservation):  # committed again, it is the one granted
+                    item.operation = Reserve(result, may_lower=True)
+        self._unflushed += batch
+        self._committed.set()
+
+    async def _flush(self) -> None:
+        """Make what is committed durable, again and again."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if not self._unflushed or self._suspect:
+                self._committed.clear()
+                self._note_idle()
+                await self._committed.wait()
+                continue
+            recalls, flushed = self._recalls, len(self._unflushed)
+            try:
+                await self._steps.flush()
+            except Exception as error:
+                _log.warning("the ledger could not be flushed, trying again: %s", _named(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                if recalls == self._recalls:
+                    self._suspect = True
+                    self._filled.set()
+                continue
+            pause_s = _FIRST_PAUSE_S
+            if recalls == self._recalls:
+                done, self._unflushed = self._unflushed[:flushed], self._unflushed[flushed:]
+                for item in done:
+                    _answer(item, item.result)
+
+    def _note_idle(self) -> None:
+        if not (self._queue or self._committing or self._unflushed or self._suspect):
+            self._idle.set()
 
     async def _once(self, operations: list[Operation], *, again: bool) -> list[Result]:
         if self._observer is not None:
@@ -186,6 +249,11 @@ class LedgerWriter:
         finally:
             if self._observer is not None:
                 self._observer(operations, False)
+
+
+def _answer(item: _Item, result: Result) -> None:
+    if not item.done.done():
+        item.done.set_result(result)
 
 
 def _raised(result: Result) -> Result:
