@@ -120,6 +120,7 @@ def build(
         proxies=Proxies(settings.accounts.trusted_proxies),
         public_url=settings.accounts.public_url,
         ledger=ledger,
+        usage_days=settings.accounts.usage_days,
         meter=LimitedMeter(accounts, LedgerMeter(ledger)),
         seal=Seal(seal_key(settings)),
         limits=settings.limits,

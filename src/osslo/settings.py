@@ -368,6 +368,12 @@ class AccountsSettings:
         default=(),
         metadata=_rule(_networks, "networks of proxies whose X-Forwarded-* headers are believed"),
     )
+    usage_days: int = field(
+        default=400,
+        metadata=_rule(
+            _integer(1, 36_500), "days that a request's own usage row is kept; sums stay"
+        ),
+    )
     public_url: str | None = field(
         default=None,
         metadata=_rule(_public_url, "the server's address as users see it, for links"),

@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from osslo.accounts.records import COMMAND_LINE, Actor, KeyRules, NewKey, Role, User
+from osslo.accounts.ledger.service import Ledger
+from osslo.accounts.records import COMMAND_LINE, SYSTEM, Actor, KeyRules, NewKey, Role, User
 from osslo.accounts.service import Accounts
 from osslo.accounts.sessions import Browser
 from osslo.api.accounts.keyring import AccountsKeyRing
-from osslo.api.app import create_app
+from osslo.api.app import charged, create_app
 from osslo.api.auth import SingleKeyRing
 from osslo.api.client_address import Proxies
 from osslo.api.rate_limits import LimitedMeter
@@ -33,6 +34,7 @@ class Person:
 
     user: User | None
     headers: Mapping[str, str]
+    key: str | None = None
 
 
 @dataclass
@@ -42,6 +44,12 @@ class People:
     stage: Stage
     accounts: Accounts
     client: httpx.AsyncClient
+    system: Actor = SYSTEM
+
+    @property
+    def ledger(self) -> Ledger:
+        assert self.stage.services.ledger is not None
+        return self.stage.services.ledger
 
     @property
     def app(self) -> FastAPI:
@@ -69,7 +77,7 @@ class People:
 
     async def with_key(self, user: User, **rules: Any) -> Person:
         made = await self.key(user, **rules)
-        return Person(user, {"authorization": f"Bearer {made.text}"})
+        return Person(user, {"authorization": f"Bearer {made.text}"}, made.key.id)
 
     async def call(
         self, person: Person | None, method: str, path: str, **options: Any
@@ -84,14 +92,21 @@ SERVER_KEY = Person(None, {"authorization": f"Bearer {KEY}"})
 
 @asynccontextmanager
 async def people(
-    *, proxies: tuple[str, ...] = (), base_url: str = ORIGIN, **stage_options: Any
+    *,
+    proxies: tuple[str, ...] = (),
+    base_url: str = ORIGIN,
+    ledger: bool = False,
+    **stage_options: Any,
 ) -> AsyncIterator[People]:
-    """The application over a scripted backend, with accounts and nobody in them yet."""
+    """The application over a scripted backend, with accounts and nobody in them yet; with `ledger`,
+    with one that has started, and that gives nothing to new users."""
     plain = make_stage(**stage_options)
     accounts = make_accounts(plain.services.database)
+    books = Ledger(accounts.context, accounts.prices) if ledger else None
     services = replace(
         plain.services,
         accounts=accounts,
+        ledger=books,
         keys=AccountsKeyRing(accounts, SingleKeyRing(KEY)),
         meter=LimitedMeter(accounts, FreeMeter()),
         proxies=Proxies(proxies),
@@ -103,6 +118,7 @@ async def people(
     )
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
         try:
-            yield People(stage, accounts, client)
+            async with charged(books):
+                yield People(stage, accounts, client)
         finally:
             await services.database.close()

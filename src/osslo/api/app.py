@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 import osslo
+from osslo.accounts.ledger.retention import usage_sweep
 from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.service import Accounts
 from osslo.api import docs, health, models, tokenize
@@ -65,6 +66,7 @@ _TAGS = MappingProxyType(
         "account": "Signing in and up, and one's own account.",
         "keys": "API keys.",
         "users": "Users and invitations, for admins.",
+        "usage": "Balances, payments, usage and costs.",
         "operating": "Prices, settings, the audit log.",
         "server": "Health, metrics and where things are; no key needed.",
     }
@@ -174,6 +176,7 @@ async def swept(services: Services) -> AsyncIterator[None]:
             sweep_responses,
             sweep_conversations,
             sweep_completions,
+            usage_sweep(services.usage_days),
         ),
         interval_s=services.store.store_sweep_s,
         clock=services.clock,

@@ -46,6 +46,7 @@ class LedgerMeter:
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
             may_lower=bill.may_lower,
+            batch=bill.batch,
         )
         return _LedgerCharge(charge, prompt_tokens, self._clock)
 

@@ -22,7 +22,7 @@ from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.db.database import Database
 from osslo.errors import ShuttingDownError
-from osslo.settings import JobSettings, LimitSettings, StoreSettings
+from osslo.settings import AccountsSettings, JobSettings, LimitSettings, StoreSettings
 from osslo.store.files import FileStore
 from osslo.telemetry import Metrics
 
@@ -78,6 +78,7 @@ class Services:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     accounts: Accounts | None = None
     ledger: Ledger | None = None
+    usage_days: int = AccountsSettings().usage_days
     proxies: Proxies = field(default_factory=Proxies)
     public_url: str | None = None
     delegation: Delegation = field(default_factory=NoDelegation)

@@ -86,7 +86,7 @@ async def prepare_turns(
     """Prepare `asked` for `choices` turns of it, each with an id and, if seeded, a seed of its own.
     `protocol` is what usage is listed under. Raises what `prepare` raises."""
     prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
-    bill = Bill(model.id, protocol, caller.user_id, caller.key_id)
+    bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
 
     def begin(meter: Meter, also: OnEnded | None) -> IndexedEvents:
         on_ended = count_turns(model, services, also)
@@ -111,7 +111,7 @@ async def start_raw_turns(
     """Prepare raw completions and set them up to run side by side. Raises what `prepare_raw`
     raises; the events begin when they are first read."""
     prepared = await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
-    bill = Bill(model.id, protocol, caller.user_id, caller.key_id)
+    bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
     return interleave(
         [
             RawTurn(

@@ -19,7 +19,7 @@ class Bill:
     """Who asks for a turn and through which protocol. Ids are None where there are no accounts.
 
     `may_lower` says that the caller named no limit of output tokens: where money is short, fewer
-    may be granted than the turn asks for.
+    may be granted than the turn asks for. `batch` says that it is a batch's.
     """
 
     model: str
@@ -27,6 +27,7 @@ class Bill:
     user_id: str | None = None
     key_id: str | None = None
     may_lower: bool = False
+    batch: bool = False
 
 
 class Charge(Protocol):

@@ -48,6 +48,7 @@ class Charging:
         prompt_tokens: int,
         max_tokens: int,
         may_lower: bool = False,
+        batch: bool = False,
     ) -> OpenCharge:
         """Reserve the most that the request may cost. With `may_lower`, what the money covers of
         `max_tokens` may be granted instead.
@@ -67,6 +68,7 @@ class Charging:
             reserved_nanousd=rates.most(prompt_tokens, max_tokens),
             max_tokens=max_tokens,
             counts=Counts(prompt_tokens),
+            batch=batch,
         )
         granted = await self._writer.reserve(Reserve(asked, may_lower=may_lower))
         return OpenCharge(self._writer, granted, self._every)

@@ -207,6 +207,7 @@ def _reservation(row: Any) -> Reservation:
             cached_tokens=row.cached_tokens,
             reasoning_tokens=row.reasoning_tokens,
         ),
+        batch=row.batch,
     )
 
 
@@ -306,6 +307,7 @@ def _opened(reservation: Reservation, now: datetime) -> dict[str, Any]:
         "cached_tokens": counts.cached_tokens,
         "completion_tokens": counts.completion_tokens,
         "reasoning_tokens": counts.reasoning_tokens,
+        "batch": reservation.batch,
         "created_at": now,
     }
 
@@ -363,6 +365,7 @@ def _used(usage: NewUsage, now: datetime) -> dict[str, Any]:
         "first_token_ms": outcome.first_token_ms,
         "duration_ms": outcome.duration_ms,
         "tokens_per_second": outcome.tokens_per_second,
+        "batch": reservation.batch,
         **_counted(usage.counts),
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from osslo.accounts.ledger.buckets import BucketQuery, GroupSums, usage_buckets
 from osslo.accounts.ledger.records import (
     Account,
     EntryKind,
@@ -131,6 +132,10 @@ class LedgerReader:
         async with self._database.read() as session:
             return [_record(row) for row in await session.scalars(query)]
 
+    async def buckets(self, wanted: BucketQuery) -> Mapping[int, Sequence[GroupSums]]:
+        """Usage in equal parts of time, by the Unix second at which each begins."""
+        return await usage_buckets(self._database, wanted)
+
     async def daily(
         self, *, since: date, until: date | None = None, user_id: str | None = None
     ) -> Sequence[DailyUsage]:
@@ -232,6 +237,7 @@ def _record(row: UsageRow) -> UsageRecord:
         first_token_ms=row.first_token_ms,
         duration_ms=row.duration_ms,
         tokens_per_second=row.tokens_per_second,
+        batch=row.batch,
     )
 
 

@@ -95,6 +95,7 @@ class Reservation:
     reserved_nanousd: int
     max_tokens: int
     counts: Counts
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class UsageRecord:
     first_token_ms: float | None
     duration_ms: float | None
     tokens_per_second: float | None
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, Date, Float, Index, Integer, String, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Date,
+    Float,
+    Index,
+    Integer,
+    String,
+    Text,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from osslo.db.base import Base, BigId, UtcDateTime
@@ -73,6 +84,7 @@ class ReservationRow(Base):
     cached_tokens: Mapped[int | None] = mapped_column(Integer)
     completion_tokens: Mapped[int] = mapped_column(Integer)
     reasoning_tokens: Mapped[int] = mapped_column(Integer)
+    batch: Mapped[bool] = mapped_column(Boolean, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
 
 
@@ -99,6 +111,7 @@ class UsageRow(Base):
     first_token_ms: Mapped[float | None] = mapped_column(Float)
     duration_ms: Mapped[float | None] = mapped_column(Float)
     tokens_per_second: Mapped[float | None] = mapped_column(Float)
+    batch: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 
 class DailyUsageRow(Base):
@@ -113,6 +126,27 @@ class DailyUsageRow(Base):
     key_id: Mapped[str] = mapped_column(_ID, primary_key=True)
     model: Mapped[str] = mapped_column(_MODEL, primary_key=True)
     protocol: Mapped[str] = mapped_column(_WORD, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nanousd: Mapped[int] = mapped_column(BigInteger)
+
+
+class HourlyUsageRow(Base):
+    """What the requests of an hour (UTC) used whose own rows were deleted: a request counts either
+    here or by its row in `usage`, never by both."""
+
+    __tablename__ = "usage_hourly"
+    __table_args__ = (Index(None, "user_id", "hour"),)
+
+    hour: Mapped[datetime] = mapped_column(UtcDateTime(), primary_key=True)
+    user_id: Mapped[str] = mapped_column(_ID, primary_key=True)
+    key_id: Mapped[str] = mapped_column(_ID, primary_key=True)
+    model: Mapped[str] = mapped_column(_MODEL, primary_key=True)
+    protocol: Mapped[str] = mapped_column(_WORD, primary_key=True)
+    batch: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     requests: Mapped[int] = mapped_column(BigInteger)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger)
     cached_tokens: Mapped[int] = mapped_column(BigInteger)

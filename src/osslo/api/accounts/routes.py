@@ -1,7 +1,14 @@
-"""All routes of the management API but usage and balances, which are the ledger's."""
+"""All routes of the management API."""
 
 from __future__ import annotations
 
-from osslo.api.accounts import keys, operating, sign_in, users
+from osslo.api.accounts import keys, ledger, operating, organization, sign_in, users
 
-routers = (sign_in.router, keys.router, users.router, operating.router)
+routers = (
+    sign_in.router,
+    keys.router,
+    users.router,
+    ledger.router,
+    organization.router,
+    operating.router,
+)
