@@ -160,8 +160,9 @@ Out<float> bind_matmul(const std::string& isa, WeightKind kind, size_t rows, In<
   const size_t tokens = x.shape(0);
   const TestActivations activations(k, x.data(), tokens, x.shape(1));
   Out<float> out = new_array<float>({tokens, rows});
+  const ZeroedRegion scratch(k.matmul_scratch_bytes(m.columns) + 1);
   k.matmul({&m, nullptr, 0, m.panels(), activations.as(kind, quantized), nullptr, length(tokens),
-            out.data(), static_cast<ptrdiff_t>(rows), false});
+            out.data(), static_cast<ptrdiff_t>(rows), false, scratch.data()});
   return out;
 }
 

@@ -1,5 +1,5 @@
 // Which kernels run: the best instruction set that this CPU has, or the one asked for by name.
-// A new set (NEON, AVX-512) is one header in simd/, one file here and one line in dispatch.cpp.
+// A new set (NEON) is one header in simd/, one file here and one line in dispatch.cpp.
 #pragma once
 
 #include <string>
@@ -11,6 +11,8 @@ namespace osslo {
 
 Kernels scalar_kernels();
 Kernels avx2_kernels();
+Kernels avx512_kernels();
+Kernels amx_kernels();
 
 // Names of the sets this build has and this CPU runs, best first.
 std::vector<std::string> available_kernels();

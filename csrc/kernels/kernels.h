@@ -86,6 +86,7 @@ struct MatmulTask {
   float* out;  // [tokens, out_stride]
   ptrdiff_t out_stride;
   bool accumulate;
+  uint8_t* scratch;  // [Kernels::matmul_scratch_bytes(columns)], 64-byte aligned, the task's own
 };
 
 // Query rows of one sequence and one KV head against its pages. Row r sees positions
@@ -115,6 +116,7 @@ struct LowRankTask;  // lora.h
 struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
+  size_t (*matmul_scratch_bytes)(int32_t columns);
   void (*attention)(const AttentionTask&);
   // values [stride], scales and offsets [stride / 32] from x [columns]; outliers holds up to
   // stride / 32, and their number is returned.

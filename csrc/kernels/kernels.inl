@@ -230,6 +230,8 @@ void matmul(const MatmulTask& t) {
   }
 }
 
+size_t no_scratch(int32_t) { return 0; }
+
 // A block of x, filled up with zeros in `padded` where the row ends inside it.
 const float* whole_block(const float* x, int32_t left, float* padded) {
   if (left >= kBlock) return x;
@@ -491,7 +493,7 @@ void attention(const AttentionTask& t) {
 }  // namespace
 
 Kernels kernels(const char* name) {
-  return {name,     matmul, attention, quantize_int8, quantize_int16,
-          rms_norm, swiglu, rope,      to_half,       add_scaled,
-          low_rank_shrink,    low_rank_expand};
+  return {name,           matmul,   no_scratch, attention, quantize_int8,   quantize_int16,
+          rms_norm,       swiglu,   rope,       to_half,   add_scaled,      low_rank_shrink,
+          low_rank_expand};
 }

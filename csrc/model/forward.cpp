@@ -18,6 +18,12 @@ constexpr int64_t kInlineWork = 8192;
 constexpr int kTasksPerThread = 12;
 constexpr int kLeastPanels = 4;
 
+// What a thread's matrix products need, rounded up to a cache line.
+size_t matmul_scratch_size(const ModelShape& shape, const Kernels& kernels) {
+  const int32_t columns = std::max({shape.hidden, shape.query_width(), shape.intermediate});
+  return (kernels.matmul_scratch_bytes(columns) + 63) / 64 * 64;
+}
+
 int32_t round_up(int32_t n, int32_t unit) { return (n + unit - 1) / unit * unit; }
 
 template <class T>
@@ -34,7 +40,9 @@ Forward::Forward(const Weights& weights, const Kernels& kernels, ThreadPool& poo
       shape_(weights.shape()),
       kernels_(kernels),
       pool_(pool),
-      adapters_(shape_, kernels_, pool_) {}
+      adapters_(shape_, kernels_, pool_),
+      matmul_scratch_bytes_(matmul_scratch_size(shape_, kernels)),
+      matmul_scratch_(matmul_scratch_bytes_ * static_cast<size_t>(pool.size()) + 1) {}
 
 void Forward::run(KvCache& kv, const Step& step, float* logits) {
   validate(kv, step);
@@ -204,12 +212,17 @@ Activations Forward::activations(const float* floats, int32_t columns, int32_t r
 void Forward::matmul(const PanelMatrix& weights, const float* bias, const Activations& x,
                      int32_t rows, float* out, ptrdiff_t out_stride, bool accumulate) {
   const int32_t panels = weights.panels();
-  const int32_t share =
-      std::max(kLeastPanels, panels / (kTasksPerThread * static_cast<int32_t>(pool_.size())));
-  pool_.run((panels + share - 1) / share, [&](int task, int) {
+  const int32_t share = panel_share(panels);
+  pool_.run((panels + share - 1) / share, [&](int task, int thread) {
     kernels_.matmul({&weights, bias, task * share, std::min(panels, (task + 1) * share), x,
-                     nullptr, rows, out, out_stride, accumulate});
+                     nullptr, rows, out, out_stride, accumulate, matmul_scratch(thread)});
   });
+}
+
+// Panels of one task where there are `panels` in all: an even number, for kernels that take pairs.
+int32_t Forward::panel_share(int32_t panels) const {
+  const int32_t share = panels / (kTasksPerThread * static_cast<int32_t>(pool_.size()));
+  return round_up(std::max(kLeastPanels, share), 2);
 }
 
 void Forward::attention_block(const LayerWeights& layer, int32_t number, PagePool& pages,
@@ -347,8 +360,7 @@ void Forward::group_by_expert(int32_t rows) {
 void Forward::list_expert_tasks(int32_t panels) {
   int32_t active = 0;
   for (int32_t e = 0; e < shape_.experts; ++e) active += expert_begin_[e + 1] > expert_begin_[e];
-  const int32_t wanted = kTasksPerThread * static_cast<int32_t>(pool_.size());
-  const int32_t share = std::max(kLeastPanels, panels * active / wanted);
+  const int32_t share = panel_share(panels * active);
   expert_tasks_.clear();
   for (int32_t e = 0; e < shape_.experts; ++e) {
     if (expert_begin_[e + 1] == expert_begin_[e]) continue;
@@ -363,13 +375,14 @@ void Forward::run_experts(const LayerWeights& layer, int32_t number, int32_t row
   const Activations x =
       activations(normed_.data(), shape_.hidden, rows, layer.gate_up.kind);
   list_expert_tasks(layer.gate_up.panels());
-  pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int) {
+  pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int thread) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
     const int32_t begin = expert_begin_[task.expert];
     const PanelMatrix weights = weights_.gate_up(layer, task.expert);
     kernels_.matmul({&weights, weights_.gate_up_bias(layer, task.expert), task.panel_begin,
                      task.panel_end, x, &pair_row_[begin], expert_begin_[task.expert + 1] - begin,
-                     &gate_up_[static_cast<size_t>(begin) * wide], wide, false});
+                     &gate_up_[static_cast<size_t>(begin) * wide], wide, false,
+                     matmul_scratch(thread)});
   });
   if (adapters_.active()) adapters_.gate_up(number, normed_.data(), gate_up_.data());
 
@@ -383,14 +396,14 @@ void Forward::run_experts(const LayerWeights& layer, int32_t number, int32_t row
   const Activations h =
       activations(activated_.data(), shape_.intermediate, pairs, layer.down.kind);
   list_expert_tasks(layer.down.panels());
-  pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int) {
+  pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int thread) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
     const int32_t begin = expert_begin_[task.expert];
     const PanelMatrix weights = weights_.down(layer, task.expert);
     kernels_.matmul({&weights, weights_.down_bias(layer, task.expert), task.panel_begin,
                      task.panel_end, h, &in_order_[begin], expert_begin_[task.expert + 1] - begin,
                      &expert_out_[static_cast<size_t>(begin) * shape_.hidden], shape_.hidden,
-                     false});
+                     false, matmul_scratch(thread)});
   });
   if (adapters_.active()) adapters_.down(number, activated_.data(), expert_out_.data());
 }

@@ -8,6 +8,7 @@
 #include "model/adapter_pass.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
+#include "platform/memory.h"
 #include "platform/thread_pool.h"
 
 namespace osslo {
@@ -73,13 +74,19 @@ class Forward {
   Activations activations(const float* floats, int32_t columns, int32_t rows, WeightKind reader);
   void matmul(const PanelMatrix& weights, const float* bias, const Activations& x, int32_t rows,
               float* out, ptrdiff_t out_stride, bool accumulate);
+  int32_t panel_share(int32_t panels) const;
   void list_expert_tasks(int32_t panels);
+  uint8_t* matmul_scratch(int thread) const {
+    return matmul_scratch_.data() + static_cast<size_t>(thread) * matmul_scratch_bytes_;
+  }
 
   const Weights& weights_;
   const ModelShape& shape_;
   const Kernels& kernels_;
   ThreadPool& pool_;
   AdapterPass adapters_;
+  size_t matmul_scratch_bytes_;  // of one thread
+  ZeroedRegion matmul_scratch_;
 
   std::vector<float> residual_;    // [rows, hidden]
   std::vector<float> normed_;      // [rows, hidden rounded up to blocks]

@@ -287,11 +287,13 @@ def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     widest = max(rows * hidden, rows * query, pairs * inner)
     attention = 2 * _ATTENTION_ROWS * config.head_dim + PAGE_TOKENS * _ATTENTION_ROWS
     floats += 4 * widest // BLOCK + request.threads * attention
+    tiles = max(hidden, query, inner) * _TILE_BYTES_A_COLUMN * request.threads
     logits = 2 * request.concurrent * config.vocab_size  # as computed, and as sampled from
-    return 4 * (floats + 8 * pairs + logits) + 3 * widest
+    return 4 * (floats + 8 * pairs + logits) + 3 * widest + tiles
 
 
 _ATTENTION_ROWS = 8  # kAttentionRows in csrc/kernels/kernels.h
+_TILE_BYTES_A_COLUMN = 290  # tile_scratch_bytes in csrc/kernels/amx.inl, also where there are none
 
 
 def _up(value: int, unit: int) -> int:
