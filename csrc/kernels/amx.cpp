@@ -5,6 +5,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/kernels.h"
+#include "kernels/lora.h"
 
 namespace osslo {
 namespace amx {

@@ -3,6 +3,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/kernels.h"
+#include "kernels/lora.h"
 
 namespace osslo {
 namespace avx512 {
