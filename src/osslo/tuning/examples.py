@@ -37,15 +37,19 @@ class ExampleRenderer:
         self._renderer = Renderer(vocabulary)
         self._markers = Markers.of(vocabulary)
 
-    def turns(self, conversation: Conversation) -> tuple[Example, ...]:
+    def turns(
+        self, conversation: Conversation, silent: frozenset[int] = frozenset()
+    ) -> tuple[Example, ...]:
         """One example for each turn of the assistant, as serving would have asked for it.
 
         A turn is everything from a user's message to the final answer, tool results included; the
         loss counts what the assistant says after each `<|start|>assistant` of that turn. What comes
         before is rendered as serving renders it: without the reasoning of past turns.
+        Messages at the places `silent` are not learned, nor are turns of nothing else.
         """
         bounds = _turn_bounds(conversation.messages)
-        return tuple(self._turn(conversation, first, end) for first, end in bounds)
+        made = (self._turn(conversation, first, end, silent) for first, end in bounds)
+        return tuple(example for example in made if example.learned_tokens)
 
     def last_turn(self, conversation: Conversation) -> Example:
         """The example of the last turn. Raises `RequestError` if the assistant never speaks."""
@@ -59,14 +63,21 @@ class ExampleRenderer:
         ids = self._vocabulary.encode(text) + ([] if end is None else [end])
         return Example(tuple(ids), (False,) + (True,) * (len(ids) - 1))
 
-    def _turn(self, conversation: Conversation, first: int, end: int) -> Example:
+    def _turn(
+        self,
+        conversation: Conversation,
+        first: int,
+        end: int,
+        silent: frozenset[int] = frozenset(),
+    ) -> Example:
         before = replace(conversation, messages=conversation.messages[:first])
         opening = 1 + len(self._vocabulary.encode(Role.ASSISTANT))  # `<|start|>assistant`
         ids = self._renderer.render(before)[:-opening]
         learned = [False] * len(ids)
-        for message in conversation.messages[first:end]:
+        for place, message in enumerate(conversation.messages[first:end], start=first):
             rendered = self._renderer.render_messages([message])
-            given = opening if message.role is Role.ASSISTANT else len(rendered)
+            speaks = message.role is Role.ASSISTANT and place not in silent
+            given = opening if speaks else len(rendered)
             ids += rendered
             learned += [position >= given for position in range(len(rendered))]
         if conversation.messages[end - 1].channel is Channel.FINAL:
