@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "pull": "Fetch a model's weights, or find them on this machine.",
         "pack": "Write the packed file that serving loads.",
         "verify": "Check a packed file's contents against its checksums.",
+        "tune": "Teach a model your data.",
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
         "users": "Make and change users.",
         "keys": "Make, rotate and revoke API keys.",

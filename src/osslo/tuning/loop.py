@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 
 from osslo.errors import ModelError
-from osslo.tuning.checkpoint import load_checkpoint, save_checkpoint
+from osslo.tuning.checkpoint import load_checkpoint, save_best, save_checkpoint
 from osslo.tuning.model import Trainable
 from osslo.tuning.packing import Pack
 
@@ -110,10 +110,12 @@ class Trainer:
         workers: int = 1,
         report: Report | None = None,
         stop: Callable[[], bool] = lambda: False,
+        keep_best: bool = False,
     ) -> None:
         """`workers` packs are computed side by side, each by one thread: how many threads share a
         sum decides its last bits, so a run must not depend on it. `stop` is asked after every
-        step; when it says so the run is saved and ends."""
+        step; when it says so the run is saved and ends. `keep_best` writes the parameters of the
+        best validation (`checkpoint.load_best`)."""
         self._trainable = trainable
         self._source = source
         self._schedule = schedule
@@ -121,6 +123,7 @@ class Trainer:
         self._workers = workers
         self._report = report
         self._stop = stop
+        self._keep_best = keep_best
         self._parameters = [parameter for _, parameter in trainable.parameters()]
         rows = {id(p) for name, p in trainable.parameters() if name.startswith("rows.")}
         groups = [
@@ -184,7 +187,8 @@ class Trainer:
             group["lr"] = rate * group["scale"]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        due = (step + 1) % self._schedule.validate_every == 0
+        last = step + 1 == self._schedule.steps
+        due = last or (step + 1) % self._schedule.validate_every == 0
         return StepRecord(
             step=step,
             loss=total / learned,
@@ -219,6 +223,8 @@ class Trainer:
             better = self._best is None or record.validation < self._best
             self._best = record.validation if better else self._best
             self._worse = 0 if better else self._worse + 1
+            if better and self._keep_best:
+                save_best(self._folder, self._trainable.state())
         self._records.append(record)
         with (self._folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(record)) + "\n")

@@ -1,0 +1,66 @@
+"""Short greedy answers of the model that is trained, for the report's before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from osslo.harmony.vocabulary import Markers
+from osslo.model.tokenizer import Tokenizer
+from osslo.tuning import attention
+from osslo.tuning.examples import Example
+
+_PROMPT_SHOWN = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The end of a prompt, what the data answers, and what the model answers."""
+
+    prompt: str
+    wanted: str
+    answer: str
+
+
+def answer(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+) -> tuple[Sample, ...]:
+    """Answer the examples' prompts greedily, as far as their first turn's end."""
+    core: Any = model
+    markers = Markers.of(tokenizer)
+    stops = {markers.return_, markers.call}
+    core.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            return tuple(_sample(core, tokenizer, e, stops, max_tokens) for e in examples)
+    finally:
+        core.set_attn_implementation(attention.NAME)
+
+
+def _sample(
+    core: Any, tokenizer: Tokenizer, example: Example, stops: set[int], max_tokens: int
+) -> Sample:
+    first = example.learned.index(True)
+    prompt = example.ids[:first]
+    device = core.get_input_embeddings().weight.device
+    given, cache, made = list(prompt), None, list[int]()
+    while len(made) < max_tokens:
+        ids = torch.tensor([given], device=device)
+        result = core(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = result.past_key_values
+        given = [int(result.logits[0, -1].argmax())]
+        made += given
+        if given[0] in stops:
+            break
+    return Sample(
+        tokenizer.decode(prompt)[-_PROMPT_SHOWN:],
+        tokenizer.decode(example.ids[first:]),
+        tokenizer.decode(made),
+    )
