@@ -13,11 +13,12 @@ from peft import PeftModel
 from transformers import GptOssForCausalLM, Mxfp4Config
 
 from osslo.kernels import formats
+from osslo.model.adapters.peft import open_adapter
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.presets import preset
 from osslo.model.synth import write_random
 from osslo.tuning import mxfp4
-from osslo.tuning.adapter import read_adapter, write_adapter
+from osslo.tuning.adapter import write_adapter
 from osslo.tuning.examples import Example
 from osslo.tuning.gpt_oss import build_model, learned_tensors
 from osslo.tuning.learning import Learning, Method
@@ -105,10 +106,11 @@ def test_peft_loads_an_adapter_and_gives_its_logits(
     theirs = logits_by(PeftModel.from_pretrained(base, tmp_path / "adapter").eval())
     assert np.abs(ours - plain).max() > 1e-2 * np.abs(plain).max()
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
-    again = read_adapter(tmp_path / "adapter", preset(name))
-    assert again.scale == adapter.scale
-    assert again.deltas.keys() == adapter.deltas.keys()
-    assert all(np.array_equal(again.deltas[key].b, adapter.deltas[key].b) for key in again.deltas)
+    read = open_adapter(tmp_path / "adapter", preset(name))
+    assert read.base_name == name
+    assert len(read.load().factors) == sum(
+        1 if part in "qkvo" else preset(name).experts for _, part in adapter.deltas
+    )
 
 
 def test_only_what_was_named_learns(tmp_path: Path) -> None:

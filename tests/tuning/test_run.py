@@ -10,10 +10,10 @@ import pytest
 
 from osslo.cli.main import run as command_line
 from osslo.errors import ConfigurationError, MemoryPlanError
+from osslo.model.adapters.peft import WEIGHTS_FILE, open_adapter
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.presets import preset
 from osslo.model.synth import write_random
-from osslo.tuning.adapter import WEIGHTS_NAME, read_adapter
 from osslo.tuning.dataset import DataOptions
 from osslo.tuning.learning import Learning, Method
 from osslo.tuning.loop import StepRecord
@@ -99,10 +99,11 @@ def test_a_run_learns_and_one_that_was_stopped_ends_alike(
     assert [record.step for record in watcher.steps] == [3, 4, 5]
     assert "answering before" not in watcher.stages
     assert resumed.before == stopped.before
-    bits = [(out / WEIGHTS_NAME).read_bytes() for out in (whole.out, parts.out)]
+    bits = [(out / WEIGHTS_FILE).read_bytes() for out in (whole.out, parts.out)]
     assert bits[0] == bits[1]
-    adapter = read_adapter(parts.out, preset("tiny"))
-    assert (adapter.base, adapter.scale, len(adapter.deltas)) == ("tiny", 2.0, 12)
+    adapter = open_adapter(parts.out, preset("tiny"))
+    assert (adapter.base_name, adapter.rank, len(adapter.targets)) == ("tiny", 4, 6)
+    assert {factors.scale for factors in adapter.load().factors.values()} == {2.0}
 
 
 def test_full_fine_tuning_gives_a_checkpoint(model: Path, data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ tensor comes through `model.checkpoints`, so that each format trains alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
-from osslo.model.checkpoints import Checkpoint
 from osslo.model.checkpoints.export import huggingface_config
 from osslo.model.checkpoints.tensors import Bf16Matrix, Matrix, Mxfp4Matrix
+from osslo.model.config import ModelConfig
 from osslo.tuning import attention
 from osslo.tuning.experts import ExpertMatrices, Experts, LoraLinear
 from osslo.tuning.learning import Learning, Method
@@ -29,8 +29,19 @@ Progress = Callable[[int, int], None]
 """Called with the layers read so far, and how many there are."""
 
 
+class Tensors(Protocol):
+    """What is needed of a checkpoint: sizes and canonical tensors."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def matrix(self, name: str) -> Matrix: ...
+
+    def vector(self, name: str) -> NDArray[np.float32]: ...
+
+
 def build_model(
-    checkpoint: Checkpoint,
+    checkpoint: Tensors,
     learning: Learning,
     *,
     device: torch.device,
@@ -75,7 +86,7 @@ class _Loader:
     """Reads canonical tensors and puts them where `transformers` has them."""
 
     def __init__(
-        self, checkpoint: Checkpoint, learning: Learning, device: torch.device, dtype: torch.dtype
+        self, checkpoint: Tensors, learning: Learning, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._checkpoint = checkpoint
         self._learning = learning

@@ -26,4 +26,4 @@ def adapter_of(state: Mapping[str, torch.Tensor], learning: Learning, *, base: s
         part = match[2] or match[3]
         halves.setdefault((int(match[1]), part), {})[match[4]] = value.float().cpu().numpy()
     deltas = {key: Delta(both["a"], both["b"]) for key, both in halves.items()}
-    return Adapter(base, learning.rank, learning.alpha, learning.alpha / learning.rank, deltas)
+    return Adapter(base, learning.rank, learning.alpha, deltas)
