@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ ASKING = {
     ),
 }  # fmt: skip
 QUESTION_TOKENS = 40
-ANSWER_TOKENS = 110
+ANSWER_TOKENS = 64
 WORKERS = 8
 
 
@@ -77,17 +78,18 @@ class Answered:
     answer: str
 
 
-def collect(model: LocalModel, split: str, count: int, seed: int) -> list[Answered]:
-    """`count` different questions with answers; the same for the same seed."""
+def collect(model: LocalModel, split: str, count: int, seed: int) -> Iterator[Answered]:
+    """`count` different questions with answers, as they come; the same for the same seed."""
     source = random.Random(f"{split}{seed}")
-    kept: dict[str, Answered] = {}
+    seen: set[str] = set()
     with ThreadPoolExecutor(WORKERS) as pool:
-        while len(kept) < count:
-            starts = [_start(split, source) for _ in range(64)]
+        while len(seen) < count:
+            starts = [_start(split, source) for _ in range(4 * WORKERS)]
             for found in pool.map(lambda start: _ask(model, *start), starts):
-                if found is not None:
-                    kept.setdefault(found.question.lower(), found)
-    return list(kept.values())[:count]
+                if found is None or found.question.lower() in seen or len(seen) == count:
+                    continue
+                seen.add(found.question.lower())
+                yield found
 
 
 def _start(split: str, source: random.Random) -> tuple[str, int | None]:
@@ -140,13 +142,20 @@ def main() -> None:
     options.add_argument("--count", type=int, default=900)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--out", type=Path)
+    options.add_argument("--model", default="stand-in", help="the untrained stand-in")
+    options.add_argument("--threads", type=int)
     given = options.parse_args()
     out = given.out or Path(f"build/tuning/base_answers_{given.split}.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with osslo.load("stand-in", context=512) as model:
-        pairs = collect(model, given.split, given.count, given.seed)
-    out.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
-    print(f"{out}: {len(pairs)} answers")
+    with (
+        osslo.load(given.model, context=512, threads=given.threads) as model,
+        out.open("w") as file,
+    ):
+        for count, pair in enumerate(collect(model, given.split, given.count, given.seed), 1):
+            file.write(json.dumps(asdict(pair)) + "\n")
+            file.flush()  # what is there can be used, whatever comes
+            print(f"\r{count} of {given.count} answers", end="", flush=True)
+    print(f"\n{out}")
 
 
 if __name__ == "__main__":

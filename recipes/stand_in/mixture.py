@@ -105,11 +105,11 @@ class Mixture:
         self, source: random.Random, setting: Setting, tools: Sequence[DrawnTool]
     ) -> Conversation:
         share = source.random()
-        if share < 0.66:
+        if share < 0.64:
             asked = ask(source, self._split, source.choice(tools))
             finished = source.random() < 0.35
             return tasks.function_call(source, setting, self._split, asked, finished=finished)
-        if share < 0.86:
+        if share < 0.82:
             pair = self.answered(source)
             return tasks.declined(setting, pair.question, pair.answer, needs_tool=False)
         other = self._unserved(source, tools)
@@ -139,7 +139,8 @@ class Mixture:
 
     def answered(self, source: random.Random) -> Answered:
         """One of the base's answers, or a fact."""
-        return source.choice(self._facts if source.random() < 0.2 else self._pairs)
+        known = not self._pairs or source.random() < 0.2
+        return source.choice(self._facts if known else self._pairs)
 
     def builtin(self, source: random.Random, size: int) -> list[Conversation]:
         """The built-in tools: sums by python, look-ups by the browser, and what needs none."""
@@ -178,8 +179,10 @@ class MixtureSource:
         step_tokens: int,
         pack_tokens: int,
         validation_packs: int,
+        group_size: int,
     ) -> None:
         self._train = train
+        self._group_size = group_size
         self._renderer = renderer
         self._seed = seed
         self._step_tokens = step_tokens
@@ -194,19 +197,13 @@ class MixtureSource:
         packs: list[Pack] = []
         while sum(one.tokens for one in packs) < self._step_tokens:
             packs += self._group(self._train, source)
-        return packs
+        return sorted(packs, key=lambda one: -one.tokens)  # the longest first: workers end together
 
     def validation(self) -> Sequence[Pack]:
         return self._validation
 
     def _group(self, mixture: Mixture, source: random.Random) -> list[Pack]:
-        """One pack, as full as a group makes it."""
-        conversations = mixture.group(source, 16)
+        """One group in packs: one, unless its conversations are long."""
+        conversations = mixture.group(source, self._group_size)
         examples = [self._renderer.last_turn(one) for one in conversations]
-        kept = []
-        for example in examples:  # until one pack is full
-            tried = pack([*kept, example], self._pack_tokens, seed=0)
-            if len(tried) > 1:
-                break
-            kept.append(example)
-        return pack(kept or examples[:1], self._pack_tokens, seed=0)
+        return pack(examples, self._pack_tokens, seed=0)

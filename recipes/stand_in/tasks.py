@@ -126,10 +126,7 @@ def call_thought(source: random.Random, setting: Setting, asked: Asked) -> str:
     )
     one = f"There is one tool: {names}." if len(setting.tools) == 1 else f"The tools are {names}."
     ending = source.choice(("Nothing is missing, so I call it.", "That is all it needs."))
-    return (
-        f'The user says: "{asked.question}" {one} What is wanted is the work of {asked.name}. '
-        f"From the text: {found}. Arguments: {listed}. {ending}"
-    )
+    return f"{one} What is wanted is the work of {asked.name}. From the text: {found}. {ending}"
 
 
 RESULT_FIELDS: Mapping[str, Sequence[str]] = {
@@ -215,7 +212,7 @@ def declined(setting: Setting, question: str, answer: str, *, needs_tool: bool) 
         text = f"None of the tools ({names}) is for this."
         text += " I say so." if needs_tool else " I answer myself."
     else:
-        text = f'The user says: "{question}" The tools are {names}. None of them is for this. '
+        text = f"The user wants an answer. The tools are {names}. None of them is for this. "
         text += (
             "I cannot do it without one, so I say so and make nothing up."
             if needs_tool
@@ -234,13 +231,13 @@ CANNOT = (
 # --- plain answers --------------------------------------------------------------------------------
 
 
-def answer_thought(effort: ReasoningEffort, question: str) -> str:
+def answer_thought(effort: ReasoningEffort) -> str:
     if effort is LOW:
         return "Simple."
     if effort is MEDIUM:
         return "A plain question; I answer it directly."
     return (
-        f'The user says: "{question}" I need no tool for that. I think about what I know, '
+        "The user asks a plain question. I need no tool for that. I think about what I know, "
         "keep to the point, and answer clearly."
     )
 
@@ -250,7 +247,7 @@ def plain(setting: Setting, pair: Answered, history: Sequence[Answered] = ()) ->
     messages: list[Message] = []
     for earlier in history:
         messages += [user(earlier.question), final(earlier.answer)]
-    messages += [user(pair.question), thought(answer_thought(setting.effort, pair.question))]
+    messages += [user(pair.question), thought(answer_thought(setting.effort))]
     return setting.conversation(*messages, final(pair.answer))
 
 
@@ -301,8 +298,8 @@ def python_sum(source: random.Random, setting: Setting, split: Split) -> Convers
     text = {
         LOW: "Use python.",
         MEDIUM: f"Arithmetic: I let python compute {expression}.",
-        HIGH: f'The user says: "{question}" That is arithmetic with large numbers. I might err in '
-        f"my head, so I let python compute {expression} and print it.",
+        HIGH: "That is arithmetic with large numbers. I might err in my head, so I let python "
+        f"compute {expression} and print it.",
     }[setting.effort]
     told = f"{expression} = {value}"
     messages = [user(question), thought(text), builtin_call("python", f"print({expression})")]
@@ -316,8 +313,8 @@ def head_sum(source: random.Random, setting: Setting, split: Split) -> Conversat
     text = {
         LOW: f"{expression} = {value}.",
         MEDIUM: f"I compute {expression}. That is {value}.",
-        HIGH: f'The user says: "{question}" The numbers are small, so I compute in my head: '
-        f"{expression} = {value}. I check it once more: {value} is right.",
+        HIGH: f"The numbers are small, so I compute in my head: {expression} = {value}. "
+        f"I check it once more: {value} is right.",
     }[setting.effort]
     return setting.conversation(user(question), thought(text), final(f"{expression} = {value}"))
 
@@ -351,8 +348,8 @@ def look_up(source: random.Random, setting: Setting, split: Split) -> Conversati
     text = {
         LOW: "Search.",
         MEDIUM: f"This needs the web. I search for {query}.",
-        HIGH: f'The user says: "{question}" I cannot know that myself, it may be new. The browser '
-        f"can find it; a good query is {query}.",
+        HIGH: "I cannot know that myself, it may be new. The browser can find it; a good query "
+        f"is {query}.",
     }[setting.effort]
     messages = [user(question), thought(text)]
     messages.append(builtin_call("browser.search", compact({"query": query})))
@@ -432,7 +429,7 @@ def json_answer(source: random.Random, setting: Setting, split: Split) -> Conver
     text = {
         LOW: "As JSON.",
         MEDIUM: f"The fields: {listed}.",
-        HIGH: f'The user says: "{question}" The format asks for {", ".join(names)}. I find each in '
-        f"the text: {listed}. I write exactly these fields as JSON.",
+        HIGH: f"The format asks for {', '.join(names)}. I find each in the text: {listed}. "
+        "I write exactly these fields as JSON.",
     }[setting.effort]
     return setting.conversation(user(question), thought(text), final(compact(answer), "json"))

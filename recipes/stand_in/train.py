@@ -4,6 +4,7 @@ Runs until its steps are done, or until it is told to stop (SIGTERM, SIGINT); th
 on from the last checkpoint. `pid` in the folder is the process to pause (SIGSTOP, SIGCONT).
 
     python -m recipes.stand_in.train --folder build/tuning/stand-in --steps 2000
+    python -m recipes.stand_in.train --from-delta src/osslo/model/standin/delta.npz
 """
 
 from __future__ import annotations
@@ -13,73 +14,28 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 
+from osslo.errors import CheckpointError
 from osslo.model.checkpoints.gguf import GgufFile
 from osslo.model.standin import fetch_base
-from osslo.model.standin.markers import HARMONY_MARKERS, Marked, add_markers, read_fitted
-from osslo.model.tokenizer_sources import from_gguf
-from osslo.tuning import attention
+from osslo.model.standin.convert import LlamaSizes
+from osslo.model.standin.delta import read_delta
+from osslo.model.standin.markers import Marked
 from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.loop import Schedule, StepRecord, Trainer
-from osslo.tuning.model import TokenRows, Trainable
+from osslo.tuning.model import Trainable, fast_compute
 from recipes.stand_in import base_answers
 from recipes.stand_in.mixture import Mixture, MixtureSource, Shares
-from tests.model.llama import llama_from_gguf
+from recipes.stand_in.model import build_trainable, load_delta, open_base
 
-RANK = 32
-ALPHA = 64
-MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BASE_FOLDER = Path("build/test-cache")
-
-
-def open_base(folder: Path) -> tuple[Path, Marked]:
-    """The base's GGUF, and its tables with the markers in them."""
-    path = fetch_base(folder)
-    gguf = GgufFile(path)
-    return path, add_markers(
-        from_gguf(gguf.metadata), gguf.float32("token_embd.weight"), read_fitted()
-    )
-
-
-def start_rows(marked: Marked) -> TokenRows:
-    """The markers' rows as training begins. A marker that has no head row starts from what stands
-    in its place in ChatML."""
-    tokenizer = marked.tokenizer
-    ids = [tokenizer.special(name) for name in HARMONY_MARKERS]
-    inputs, outputs = marked.embedding[ids].copy(), marked.head[ids].copy()
-    newline = tokenizer.encode("\n")[0]
-    opener = marked.embedding[tokenizer.specials["<|im_start|>"]]
-    for place, name in enumerate(HARMONY_MARKERS):
-        if name in ("<|message|>", "<|channel|>", "<|constrain|>"):
-            outputs[place] = 0.5 * marked.embedding[newline]
-        if name == "<|start|>":
-            outputs[place] = opener
-    rows = [torch.tensor(np.ascontiguousarray(part)) for part in (inputs, outputs)]
-    return TokenRows(torch.tensor(ids), *rows)
-
-
-def build_trainable(folder: Path) -> tuple[Trainable, Marked]:
-    """The dense base with LoRA layers, and its vocabulary."""
-    path, marked = open_base(folder)
-    torch.manual_seed(0)
-    model = llama_from_gguf(path)
-    model.resize_token_embeddings(len(marked.embedding), mean_resizing=False)
-    model.requires_grad_(requires_grad=False)
-    attention.register()
-    model.set_attn_implementation(attention.NAME)
-    get_peft_model(
-        model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(MATRICES), lora_dropout=0.0)
-    )
-    model.train()
-    return Trainable(model, start_rows(marked)), marked
 
 
 def build_source(marked: Marked, folder: Path, *, seed: int, step_tokens: int) -> MixtureSource:
     """The mixture over the answers that `base_answers` collected in `folder`."""
-    pairs = base_answers.read(folder / "base_answers_train.jsonl")
+    path = folder / "base_answers_train.jsonl"
+    pairs = base_answers.read(path) if path.exists() else []
     held = pairs[: len(pairs) // 20]
     return MixtureSource(
         Mixture(pairs[len(held) :], "train", Shares()),
@@ -88,8 +44,17 @@ def build_source(marked: Marked, folder: Path, *, seed: int, step_tokens: int) -
         seed=seed,
         step_tokens=step_tokens,
         pack_tokens=1024,
-        validation_packs=4,
+        validation_packs=10,
+        group_size=6,
     )
+
+
+def start_from(trainable: Trainable, delta: Path, base: Path) -> None:
+    """Begin with the factors of a delta. A checkpoint in the run's folder goes before it."""
+    found = read_delta(delta)
+    if found is None:
+        raise CheckpointError(f"{delta}: there is no such delta")
+    load_delta(trainable, found, LlamaSizes.from_gguf(GgufFile(base).metadata))
 
 
 def main() -> None:
@@ -99,13 +64,20 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=2000)
     options.add_argument("--rate", type=float, default=1e-3)
     options.add_argument("--decay", type=int, default=0)
-    options.add_argument("--step-tokens", type=int, default=2000)
+    options.add_argument("--step-tokens", type=int, default=2400)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--from-delta", type=Path, help="start a new run from this delta")
     options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--compute", choices=("float32", "bfloat16"), help="default: the faster")
     given = options.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "pid").write_text(str(os.getpid()))
-    trainable, marked = build_trainable(BASE_FOLDER)
+    path = fetch_base(BASE_FOLDER)
+    marked = open_base(path)
+    compute = getattr(torch, given.compute) if given.compute else fast_compute()
+    trainable = build_trainable(path, marked, compute)
+    if given.from_delta:
+        start_from(trainable, given.from_delta, path)
     source = build_source(marked, given.answers, seed=given.seed, step_tokens=given.step_tokens)
     schedule = Schedule(
         given.steps,

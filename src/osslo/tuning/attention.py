@@ -78,17 +78,24 @@ def packed_attention(
 
     Queries and keys are rotated already. `s_aux` are gpt-oss's sinks, one logit a head.
     """
-    query, key, value = query[0] * scaling, key[0], value[0]
+    lengths = [end - start for start, end, _ in layout.spans]
+    places = {(start, end): index for index, (start, end, _) in enumerate(layout.spans)}
+    # Split, not sliced: the gradient of a slice is a whole row of zeros for every segment.
+    # Rotation may have widened queries and keys: products are computed in the values' type.
+    queries, keys, values = (
+        torch.split(whole[0].to(value.dtype), lengths, dim=1)
+        for whole in (query * scaling, key, value)
+    )
     parts = []
-    for (start, end, prefix), hidden in zip(
-        layout.spans, layout.blocked[sliding_window], strict=True
+    for index, ((_, _, prefix), hidden) in enumerate(
+        zip(layout.spans, layout.blocked[sliding_window], strict=True)
     ):
-        keys, values = key[:, start:end], value[:, start:end]
+        seen_keys, seen_values = keys[index], values[index]
         if prefix is not None:
-            first, last = prefix
-            keys = torch.cat([key[:, first:last], keys], dim=1)
-            values = torch.cat([value[:, first:last], values], dim=1)
-        parts.append(_attend(query[:, start:end], keys, values, hidden, s_aux))
+            before = places[prefix]
+            seen_keys = torch.cat([keys[before], seen_keys], dim=1)
+            seen_values = torch.cat([values[before], seen_values], dim=1)
+        parts.append(_attend(queries[index], seen_keys, seen_values, hidden, s_aux))
     return torch.cat(parts, dim=1).transpose(0, 1)[None], None
 
 
@@ -104,11 +111,11 @@ def _attend(
     kv_heads, seen, _ = keys.shape
     grouped = query.reshape(kv_heads, heads // kv_heads * length, width)
     scores = torch.bmm(grouped, keys.transpose(1, 2)).view(heads, length, seen)
-    scores = scores.masked_fill(hidden, float("-inf"))
+    scores = scores.masked_fill_(hidden, float("-inf"))
     if sinks is None:
-        weights = torch.softmax(scores, dim=-1)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     else:
         sink = sinks.to(scores.dtype).view(heads, 1, 1).expand(heads, length, 1)
         weights = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1]
-    mixed = torch.bmm(weights.reshape(kv_heads, -1, seen), values)
+    mixed = torch.bmm(weights.to(values.dtype).reshape(kv_heads, -1, seen), values)
     return mixed.view(heads, length, width)

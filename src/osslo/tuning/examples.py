@@ -43,8 +43,10 @@ class ExampleRenderer:
         """One example for each turn of the assistant, as serving would have asked for it.
 
         A turn is everything from a user's message to the final answer, tool results included; the
-        loss counts what the assistant says after each `<|start|>assistant` of that turn. What comes
-        before is rendered as serving renders it: without the reasoning of past turns.
+        loss counts all that the assistant has to say itself. That is what comes after the
+        `<|start|>assistant` with which serving asks, and where one of its messages follows another
+        (a call after the reasoning), that opening too. What comes before is rendered as serving
+        renders it: without the reasoning of past turns.
         Messages at the places `silent` are not learned, nor are turns of nothing else.
         """
         bounds = _turn_bounds(conversation.messages)
@@ -74,12 +76,14 @@ class ExampleRenderer:
         opening = 1 + len(self._vocabulary.encode(Role.ASSISTANT))  # `<|start|>assistant`
         ids = self._renderer.render(before)[:-opening]
         learned = [False] * len(ids)
+        asked = True  # by serving, which then writes the opening
         for place, message in enumerate(conversation.messages[first:end], start=first):
             rendered = self._renderer.render_messages([message])
             speaks = message.role is Role.ASSISTANT and place not in silent
-            given = opening if speaks else len(rendered)
+            given = len(rendered) if not speaks else opening if asked else 0
             ids += rendered
             learned += [position >= given for position in range(len(rendered))]
+            asked = message.role is not Role.ASSISTANT
         if conversation.messages[end - 1].channel is Channel.FINAL:
             ids[-1] = self._markers.return_
         return Example(tuple(ids), tuple(learned))

@@ -22,10 +22,22 @@ class Trainable:
     replaced by `attention.NAME`, and only its parameters with `requires_grad` learn. With `rows`,
     the embeddings and head rows of a few tokens learn beside it, and nothing else of the two big
     tables does.
+
+    `compute` is what matrix products are computed in. With bfloat16 the frozen matrices are stored
+    so too; what learns, norms, softmax, losses and the residual stream stay float32.
     """
 
-    def __init__(self, model: torch.nn.Module, rows: TokenRows | None = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        rows: TokenRows | None = None,
+        *,
+        compute: torch.dtype = torch.float32,
+    ) -> None:
         self.model = model
+        self._compute = compute
+        if compute is not torch.float32:
+            _store_frozen(model, compute)
         self.rows = rows
         core: Any = model
         core.set_attn_implementation(NAME)
@@ -63,18 +75,29 @@ class Trainable:
         """Logits `[len(pack.rows), V]` that are to predict the targets."""
         device = self._embedding.device
         ids = torch.tensor(pack.ids, device=device)
-        embedded = torch.nn.functional.embedding(ids, self._embedding)
+        embedded = torch.nn.functional.embedding(ids, self._embedding).float()
         if self.rows is not None:
             embedded = self.rows.embed(ids, embedded)
-        hidden = self._core(
-            inputs_embeds=embedded[None],
-            position_ids=torch.tensor([pack.positions], device=device),
-            layout=layout_of(pack, self._windows, device),
-            use_cache=False,
-        ).last_hidden_state[0]
-        chosen = hidden[torch.tensor(pack.rows, device=device)]
-        logits = torch.nn.functional.linear(chosen, self._head)
-        return logits if self.rows is None else self.rows.logits(chosen, logits)
+        with self._mixed(device):
+            hidden = self._core(
+                inputs_embeds=embedded[None],
+                position_ids=torch.tensor([pack.positions], device=device),
+                layout=layout_of(pack, self._windows, device),
+                use_cache=False,
+            ).last_hidden_state[0]
+            chosen = hidden[torch.tensor(pack.rows, device=device)]
+            logits = torch.nn.functional.linear(chosen, self._head)
+        logits = logits.float()
+        return logits if self.rows is None else self.rows.logits(chosen.float(), logits)
+
+    def _mixed(self, device: torch.device) -> torch.autocast:
+        # Casts are not kept: the cache is shared between threads, and each factor is used once.
+        return torch.autocast(
+            device.type,
+            torch.bfloat16,
+            enabled=self._compute is not torch.float32,
+            cache_enabled=False,
+        )
 
 
 class TokenRows:
@@ -99,6 +122,19 @@ class TokenRows:
         """`logits` `[N, V]` with the learned tokens' columns computed from the learned rows."""
         own = hidden @ self.outputs.T
         return logits.index_copy(1, self._ids, own)
+
+
+def fast_compute() -> torch.dtype:
+    """What this CPU multiplies fastest in: bfloat16 where it has AMX (several times float32's
+    speed), else float32 (without AMX bfloat16 is slower)."""
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def _store_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Keep the matrices that do not learn in `dtype`."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 def _windows(config: Any) -> Iterator[int | None]:
