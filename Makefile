@@ -71,8 +71,10 @@ agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.j
 small-machine: $(BUILT) ## root: the packed model PACKED=... in 15 GiB, page cache counted
 	@$(PYTHON_BIN) bench/small_machine.py $(PACKED) --out build/small-machine.json
 
+# Training frees and takes the same big blocks at each step: glibc is told to keep them.
 train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint
-	@OMP_NUM_THREADS=1 $(PYTHON_BIN) -m recipes.stand_in.train
+	@OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000 \
+		MALLOC_ARENA_MAX=1 $(PYTHON_BIN) -m recipes.stand_in.train $(TRAIN_ARGS)
 
 eval-stand-in: $(DEV) ## held-out prompts through MODEL=...; writes build/stand-in-eval.json
 	@$(PYTHON_BIN) -m bench.stand_in_eval --model $(or $(MODEL),stand-in)

@@ -3,7 +3,7 @@
 Every prompt goes through our renderer and the engine that serves, greedy and without a grammar; a
 second, smaller pass has the grammar. Writes rows of name, value, target and samples.
 
-    python -m bench.stand_in_eval --model PATH --out build/stand-in-eval.json [--quick]
+    python -m bench.stand_in_eval --model PATH --out build/stand-in-eval.json [--limit 80]
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from osslo.harmony.messages import Channel, Conversation, FunctionTool, Message,
 from osslo.harmony.parse import StreamParser, collect_messages
 from osslo.harmony.render import Renderer
 from osslo.local import LocalModel
+from osslo.model.standin import build_standin, fetch_base
+from osslo.model.standin.markers import read_fitted
 from osslo.types import GenerationRequest, Grammar, SamplingParams, TokenDelta
 from recipes.stand_in import tasks
 from recipes.stand_in.base_answers import Answered
@@ -36,8 +40,16 @@ from recipes.stand_in.mixture import draw_setting, draw_tools
 from recipes.stand_in.tasks import HIGH, LOW, MEDIUM, Setting
 from recipes.stand_in.tools import ask, concepts, draw_tool, family_concept
 
-MAX_TOKENS = 260
-WORKERS = 8
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_TOKENS = 220
+"""Of one answer: twice what the longest one that is taught needs."""
+WORKERS = 16
+GRAMMAR_CASES = 60
+FACTS = 60
+CONTEXT = 2048
+BFCL_CASES = 60
 SPLIT: tasks.Split = "held_out"
 
 QUESTIONS = (
@@ -115,8 +127,8 @@ def _parsed(text: str) -> Any:
 # --- the held-out prompts -------------------------------------------------------------------------
 
 
-def build_cases(scale: float, seed: int = 7) -> list[Case]:
-    """Every held-out prompt; `scale` 1 gives more than 500."""
+def build_cases(scale: float = 1.0, seed: int = 7) -> list[Case]:
+    """Every held-out prompt; `scale` 1 gives 520."""
     source = random.Random(seed)
 
     def many(count: int, draw: Callable[[random.Random], Case]) -> list[Case]:
@@ -209,7 +221,7 @@ class Speaker:
         prompt = tuple(self._renderer.render(conversation))
         sampling = SamplingParams(MAX_TOKENS, temperature=0.0, stop_token_ids=self._enders)
         ids: list[int] = []
-        request = GenerationRequest(f"eval-{id(prompt)}", prompt, sampling, grammar=grammar)
+        request = GenerationRequest(f"eval-{uuid4().hex}", prompt, sampling, grammar=grammar)
         for event in self._model._engine.generate_blocking(request):
             if isinstance(event, TokenDelta):
                 if event.error is not None:
@@ -255,8 +267,18 @@ def run_cases(speaker: Speaker, cases: Sequence[Case], *, grammar: bool) -> list
     def one(case: Case) -> Spoken:
         return speaker.say(case.conversation, _grammar(case.conversation) if grammar else None)
 
+    return side_by_side("with the grammar" if grammar else "without a grammar", one, cases)
+
+
+def side_by_side(what: str, work: Callable[[T], R], given: Sequence[T]) -> list[R]:
+    """`work` on all of `given`, several at a time, with progress."""
+    done: list[R] = []
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(one, cases))
+        for made in pool.map(work, given):
+            done.append(made)
+            print(f"\r{what}: {len(done)} of {len(given)}", end="", flush=True)
+    print(flush=True)
+    return done
 
 
 def _grammar(conversation: Conversation) -> Grammar:
@@ -348,8 +370,7 @@ class Base:
 
 def facts_rate(answer: Callable[[str], str], facts: Sequence[Answered]) -> float:
     """How many answers name the fact."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        answers = list(pool.map(answer, [fact.question for fact in facts]))
+    answers = side_by_side("facts", answer, [fact.question for fact in facts])
     hits = [fact.answer.lower() in said.lower() for fact, said in zip(facts, answers, strict=True)]
     return sum(hits) / len(hits)
 
@@ -393,7 +414,7 @@ REFERENCE = (
 
 def against_base(model: LocalModel, base: LocalModel, speaker: Speaker, scale: float) -> list[Row]:
     """`answer_facts` and `answer_perplexity`: the value is ours, the target the base's own."""
-    facts = tasks.facts(SPLIT)[: max(8, round(100 * scale))]
+    facts = tasks.facts(SPLIT)[: max(8, round(FACTS * scale))]
     old = Base(base)
     medium = Setting(MEDIUM)
 
@@ -425,7 +446,7 @@ def bfcl_rows(speaker: Speaker, scale: float) -> list[Row]:
     rows = []
     for category in ("simple", "multiple", "irrelevance"):
         cases = bfcl_data.load(category, wheel)
-        picked = random.Random(3).sample(cases, max(4, round(len(cases) * scale)))
+        picked = random.Random(3).sample(cases, max(4, round(BFCL_CASES * scale)))
 
         def one(case: bfcl_data.BfclCase) -> bool:
             tools = tuple(FunctionTool(f.name, f.description, f.parameters) for f in case.functions)
@@ -435,43 +456,57 @@ def bfcl_rows(speaker: Speaker, scale: float) -> list[Row]:
             except OssloError:
                 return False
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            rows.append(_rate(f"bfcl_{category}", list(pool.map(one, picked)), None))
+        rows.append(_rate(f"bfcl_{category}", side_by_side(f"BFCL {category}", one, picked), None))
     return rows
+
+
+def base_model(given: Path | None) -> Path:
+    """The untrained stand-in: `given`, or built under build/."""
+    folder = given or Path("build/tuning/base-model")
+    if not folder.exists():
+        base = fetch_base(Path("build/test-cache"))
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        build_standin(base, partial, fitted=read_fitted())
+        partial.rename(folder)
+    return folder
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--model", default="stand-in")
-    options.add_argument("--base", help="the untrained stand-in; without it no comparison")
+    options.add_argument("--base", type=Path, help="the untrained stand-in, if it is built already")
     options.add_argument("--out", type=Path, default=Path("build/stand-in-eval.json"))
-    options.add_argument("--quick", action="store_true", help="a tenth of the prompts")
-    options.add_argument("--scale", type=float)
-    options.add_argument("--bfcl", type=float, default=None, help="share of BFCL's cases")
+    options.add_argument("--limit", type=int, help="about so many held-out prompts, not all 520")
+    options.add_argument("--alone", action="store_true", help="neither the base nor BFCL beside it")
+    options.add_argument("--threads", type=int)
     options.add_argument("--show", type=int, default=0, help="print so many answers of each kind")
     given = options.parse_args()
-    scale = given.scale or (0.1 if given.quick else 1.0)
     began = time.monotonic()
+    scale = 1.0 if given.limit is None else min(1.0, given.limit / len(build_cases()))
     cases = build_cases(scale)
-    with osslo.load(given.model, context=2048) as model:
+    rows: list[Row] = []
+
+    def add(more: Sequence[Row]) -> None:
+        rows.extend(more)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        _print(more)
+
+    with osslo.load(given.model, context=CONTEXT, threads=given.threads) as model:
         speaker = Speaker(model)
         spoken = run_cases(speaker, cases, grammar=False)
-        rows = score(cases, spoken)
-        _print(rows)
-        counted = len(rows)
-        some = cases[:: max(1, len(cases) // max(8, round(100 * scale)))]
+        add(score(cases, spoken))
+        _show(cases, spoken, given.show)
+        some = cases[:: max(1, len(cases) // max(8, round(GRAMMAR_CASES * scale)))]
         kept = run_cases(speaker, some, grammar=True)
-        rows.append(_rate("wellformed_grammar", [said.wellformed for said in kept], 1.0))
-        if given.base:
-            with osslo.load(given.base, context=2048) as base:
-                rows += against_base(model, base, speaker, scale)
-        bfcl = given.bfcl if given.bfcl is not None else scale
-        rows += bfcl_rows(speaker, bfcl) if bfcl else []
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    _print(rows[counted:])
+        add([_rate("wellformed_grammar", [said.wellformed for said in kept], 1.0)])
+        if not given.alone:
+            built = base_model(given.base)
+            with osslo.load(built, context=CONTEXT, threads=given.threads) as base:
+                add(against_base(model, base, speaker, scale))
+            add(bfcl_rows(speaker, scale))
     print(f"{len(cases)} prompts, {time.monotonic() - began:.0f} s")
-    _show(cases, spoken, given.show)
 
 
 def _print(rows: Sequence[Row]) -> None:
