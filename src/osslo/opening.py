@@ -23,7 +23,7 @@ from osslo.model.memory import MemoryPlan, MemoryRequest, Weights, check, plan
 from osslo.model.model import Model
 from osslo.model.pack import Precision, ensure_packed
 from osslo.model.packed_file import SUFFIX
-from osslo.model.standin import STANDIN_NAME, ensure_standin
+from osslo.model.standin import STANDIN_NAME, ensure_standin, speaks_harmony
 from osslo.settings import Settings
 
 STAND_IN_NOTE = (
@@ -150,7 +150,7 @@ def open_served(settings: Settings, located: Located, native: Model, memory: Mem
         aliases=(alias,) if alias and alias != located.id else (),
         note=located.note,
         created=int(time.time()),
-        reasons=not located.stand_in,
+        reasons=not located.stand_in or speaks_harmony(),
         prompt=PromptProfile(show_date=not located.stand_in),
     )
     return Opened(served, engine, constraints)

@@ -5,7 +5,15 @@ from osslo.model.standin.checkpoint import (
     STANDIN_NAME,
     build_standin,
     ensure_standin,
+    speaks_harmony,
     standin_path,
 )
 
-__all__ = ["STANDIN_NAME", "build_standin", "ensure_standin", "fetch_base", "standin_path"]
+__all__ = [
+    "STANDIN_NAME",
+    "build_standin",
+    "ensure_standin",
+    "fetch_base",
+    "speaks_harmony",
+    "standin_path",
+]

