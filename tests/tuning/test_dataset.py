@@ -72,7 +72,8 @@ def test_only_what_the_assistant_says_is_learned(tmp_path: Path, tokenizer: Toke
     dataset = read(path, tokenizer)
     assert learned(tokenizer, dataset) == [
         "<|channel|>analysis<|message|>I look it up.<|end|>"
-        ' to=functions.look_up<|channel|>commentary <|constrain|>json<|message|>{"word": "tide"}'
+        "<|start|>assistant to=functions.look_up<|channel|>commentary <|constrain|>json<|message|>"
+        '{"word": "tide"}'
         "<|call|><|channel|>final<|message|>The sea, moving.<|return|>"
     ]
     whole = tokenizer.decode(dataset.examples()[0].ids)
