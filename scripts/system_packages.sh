@@ -1,5 +1,5 @@
 #!/bin/sh
-# What tests need beyond Python: PostgreSQL's server and a browser. Installs what is missing where
+# What tests need beyond Python: PostgreSQL's server, Redis and a browser. Installs what is missing where
 # apt can, and says what to install elsewhere. Osslo itself needs none of it.
 set -eu
 
@@ -8,6 +8,7 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
     || missing="$missing postgresql"
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || missing="$missing nodejs npm"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

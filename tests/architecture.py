@@ -36,6 +36,7 @@ LAYERS: Mapping[str, int] = MappingProxyType(
         "jobs": 4,
         "api": 5,
         "console": 6,
+        "backup": 7,
         "opening": 7,
         "server_key": 7,
         "serve": 7,
@@ -46,7 +47,17 @@ LAYERS: Mapping[str, int] = MappingProxyType(
 """Imports point to lower numbers, or stay within one folder."""
 
 TOP_FILES = frozenset(
-    {"errors", "types", "settings", "telemetry", "opening", "server_key", "serve", "local"}
+    {
+        "errors",
+        "types",
+        "settings",
+        "telemetry",
+        "backup",
+        "opening",
+        "server_key",
+        "serve",
+        "local",
+    }
 )
 """Modules of the package's own folder: those of one number may import each other."""
 

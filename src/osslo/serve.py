@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -57,8 +58,6 @@ from osslo.store.files import FileStore
 from osslo.telemetry import configure_logging
 
 _IDLE_CHECK_S = 2.0
-_FILES = "files"
-"""The folder in home that holds uploads and what batches write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def build(
     )
     ledger = Ledger(accounts.context, accounts.prices)
     keys = AccountsKeyRing(accounts, SingleKeyRing(key))
-    files = FileStore(database, settings.folders.home / _FILES, settings.files)
+    files = FileStore(database, file_folder(settings), settings.files)
     worker_secret = secrets.token_urlsafe(32)
     services = Services(
         registry=ModelRegistry((opened.served,)),
@@ -194,6 +193,11 @@ async def prepare_accounts(settings: Settings) -> FirstStart:
 def database_url(settings: Settings) -> str:
     """The database's URL: the one that was set, else a SQLite file in Osslo's home folder."""
     return settings.database.database_url or sqlite_url(settings.folders.home / "osslo.db")
+
+
+def file_folder(settings: Settings) -> Path:
+    """The folder that holds uploads and what batches write."""
+    return settings.folders.home / "files"
 
 
 # --- what is printed at the start ---------------------------------------------------------------
@@ -348,7 +352,7 @@ def worker_order(server: Server, url: str) -> WorkerOrder:
         base_url=url,
         secret=server.worker_secret,
         database_url=database_url(settings),
-        file_folder=str(settings.folders.home / _FILES),
+        file_folder=str(file_folder(settings)),
         files=settings.files,
         jobs=settings.jobs,
         max_line_bytes=settings.limits.max_body_bytes,

@@ -238,8 +238,3 @@ def _reached(what: str, limit: int, reset_s: float, *, used: int) -> RateLimitEr
         code="rate_limit_exceeded",
         retry_after_s=max(reset_s, 0.001),
     )
-
-
-def _warn(error: StorageError) -> None:
-    kind = type(error.storage_error).__name__
-    _log.warning("rate limits are not counted: Redis is out of reach", extra={"error": kind})

@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
         "users": "Make and change users.",
         "keys": "Make, rotate and revoke API keys.",
+        "backup": "Write everything that a server keeps into one archive.",
+        "restore": "Restore a backup, into SQLite or PostgreSQL.",
         "prices": "Show and set what models cost.",
         "openapi": "Print the API's OpenAPI document.",
         "version": "Print Osslo's version.",

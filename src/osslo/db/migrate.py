@@ -51,8 +51,29 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+def migrate_within(connection: Connection, revision: str) -> None:
+    """Bring a database to `revision` (`head` is the newest) inside the open transaction, which the
+    caller commits. Raises `ConfigurationError` for a revision that this Osslo does not know."""
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    try:
+        ScriptDirectory.from_config(config).get_revision(revision)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"it was written at revision {revision}, which this version of Osslo does not know: "
+            "upgrade Osslo",
+            param="source",
+        ) from error
+    command.upgrade(config, revision)
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision of a database; None if it holds nothing of Osslo's."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
-    current = MigrationContext.configure(connection).get_current_revision()
+    current = revision_of(connection)
     if current is None:
         return
     try:
