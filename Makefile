@@ -19,7 +19,7 @@ STRICT_BUILD := $(if $(CI),--config-settings=cmake.define.OSSLO_WARNINGS_AS_ERRO
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench bench-peers bench-depth small-machine agreement synth clean
+	asan bench bench-peers bench-depth small-machine agreement synth bfcl conformance clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -79,6 +79,9 @@ train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint
 eval-stand-in: $(DEV) ## held-out prompts through MODEL=...; writes build/stand-in-eval.json
 	@$(PYTHON_BIN) -m bench.stand_in_eval --model $(or $(MODEL),stand-in)
 
+bfcl: $(DEV) ## BFCL's questions with and without grammar: MODEL=, COUNT=; writes build/bfcl.json
+	@$(PYTHON_BIN) -m bench.bfcl --model $(or $(MODEL),stand-in) $(if $(COUNT),--count $(COUNT))
+
 # --- prove ---------------------------------------------------------------------------------------
 
 lint: $(DEV) ## ruff: rules and format, edits nothing
@@ -105,6 +108,10 @@ test-slow: $(BUILT) $(DEV) ## the tests that take minutes
 
 asan: $(BUILT) $(DEV) ## build with the address and undefined-behaviour sanitizers; test the kernels
 	@$(PYTHON_BIN) scripts/sanitize.py
+
+conformance: $(DEV) ## hold the API against the world: ROWS=, SCALE=, SEED=; build/conformance.json
+	@$(PYTHON_BIN) -m bench.conformance $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) \
+		$(if $(SEED),--seed $(SEED))
 
 docs: $(DEV) ## write docs/cli.md from the commands' own help
 	@$(PYTHON_BIN) scripts/cli_docs.py

@@ -57,6 +57,11 @@ from osslo.store.batches import BatchStore
 from osslo.store.files import FileStore
 from osslo.telemetry import configure_logging
 
+KEEP_ALIVE_S = 75
+"""An idle connection stays open longer than clients keep theirs (httpx: 5 s, uvicorn's own default;
+Node's agents and most proxies: up to 60 s). Where both let go at the same time, a request that
+crosses the server's close fails for no reason."""
+
 _IDLE_CHECK_S = 2.0
 
 
@@ -296,6 +301,21 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=settings.server.host,
+        port=settings.server.port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # `Proxies` reads them, from named proxies only
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
+    )
+
+
 def run(server: Server, on_listening: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running requests finish for `drain_s` seconds.
 
@@ -303,16 +323,7 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
     """
     settings = server.settings
     configure_logging(settings.log.log_level, settings.log.log_format)
-    config = uvicorn.Config(
-        server.app,
-        host=settings.server.host,
-        port=settings.server.port,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # `Proxies` reads them, from named proxies only
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
-    )
+    config = http_config(server.app, settings)
     stopped = threading.Event()
     warming = threading.Thread(
         target=warm_up_when_idle, args=(server, stopped), name="osslo-warm-up", daemon=True

@@ -157,7 +157,8 @@ class BackendStats:
     """A backend's load at this moment, for `/metrics`, `/ready` and admission.
 
     `forced_tokens` are those of the `generated_tokens` that a grammar left no choice about and that
-    were appended without being sampled.
+    were appended without being sampled. `full_for_s` is set while there is no place for another
+    request: seconds after which one should be free.
     """
 
     running: int
@@ -169,4 +170,5 @@ class BackendStats:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     forced_tokens: int = 0
+    full_for_s: float | None = None
     extra: dict[str, float] = field(default_factory=dict)

@@ -17,7 +17,14 @@ import uvicorn
 from osslo.errors import ConfigurationError, MemoryPlanError
 from osslo.model.synth import synthesize
 from osslo.opening import locate
-from osslo.serve import DrainingServer, Server, build, startup_text, warm_up_when_idle
+from osslo.serve import (
+    DrainingServer,
+    Server,
+    build,
+    http_config,
+    startup_text,
+    warm_up_when_idle,
+)
 from osslo.server_key import api_key
 from osslo.settings import Settings, load_settings
 from osslo.types import BackendStats
@@ -175,3 +182,12 @@ def test_a_context_that_cannot_fit_is_refused_before_the_engine_starts(
     with pytest.raises(MemoryPlanError):
         build(settings_for(tmp_path, model=str(checkpoint), context=1024))
     assert threading.active_count() == before
+
+
+def test_idle_connections_outlive_those_of_clients(tmp_path: Path) -> None:
+    """With equal times a request now and then crosses the server's close and fails."""
+    settings = settings_for(tmp_path)
+    limits = openai.DEFAULT_CONNECTION_LIMITS
+    assert limits.keepalive_expiry is not None
+    config = http_config(make_stage().app, settings)
+    assert config.timeout_keep_alive > 2 * limits.keepalive_expiry

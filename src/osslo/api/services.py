@@ -90,7 +90,7 @@ class Services:
     replays: Replays = field(default_factory=lambda: Replays(ttl_s=600, max_bytes=1 << 26))
     cors_origins: tuple[str, ...] = ()
     heartbeat_s: float = 10.0
-    start_grace_s: float = 1.0
+    start_grace_s: float = 10.0
     drain_s: float = 30.0
     today: Callable[[], str] = utc_today
     clock: Callable[[], float] = time.time

@@ -60,6 +60,18 @@ def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
     return model
 
 
+def check_room(model: ServedModel) -> None:
+    """Raise `OverloadedError` if the backend is full at this moment. Rendering a prompt, compiling
+    a grammar and reserving money would be for nothing, many times over under overload; and a stream
+    would have begun by the time that the backend itself says no."""
+    full_for_s = model.backend.stats().full_for_s
+    if full_for_s is not None:
+        raise OverloadedError(
+            "As many requests are running or waiting as the server takes; try again later.",
+            retry_after_s=full_for_s,
+        )
+
+
 async def start_turns(
     services: Services,
     caller: Caller,
@@ -69,7 +81,9 @@ async def start_turns(
     protocol: str,
     choices: int = 1,
 ) -> RunningTurns:
-    """`prepare_turns`, set up to begin under the server's meter."""
+    """`prepare_turns`, set up to begin under the server's meter. Raises `OverloadedError` before
+    any work is done if the backend is full already."""
+    check_room(model)
     turns = await prepare_turns(services, caller, model, asked, protocol=protocol, choices=choices)
     return RunningTurns(turns.prepared, turns.begin(services.meter, None))
 
@@ -110,6 +124,7 @@ async def start_raw_turns(
 ) -> IndexedRawEvents:
     """Prepare raw completions and set them up to run side by side. Raises what `prepare_raw`
     raises; the events begin when they are first read."""
+    check_room(model)
     prepared = await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
     return interleave(

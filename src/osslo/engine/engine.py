@@ -261,7 +261,7 @@ class Engine:
         if request.request_id in self._jobs:
             raise RequestError(f"a request with the id {request.request_id!r} is already running")
         limits = self._limits
-        if len(self._jobs) >= limits.max_running + limits.max_waiting:
+        if self._full:
             raise OverloadedError(
                 f"{len(self._jobs)} requests are running or waiting, which is the limit; "
                 "try again later",
@@ -274,6 +274,10 @@ class Engine:
                 "try again when one has ended",
                 retry_after_s=self._retry_after_s(),
             )
+
+    @property
+    def _full(self) -> bool:
+        return len(self._jobs) >= self._limits.max_running + self._limits.max_waiting
 
     def _retry_after_s(self) -> float:
         """When about one place in the queue should be free: places turn over `max_running` at a
@@ -361,6 +365,7 @@ class Engine:
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
             forced_tokens=counters.forced_tokens,
+            full_for_s=self._retry_after_s() if self._full else None,
             extra={
                 "full_pages_used": memory.full.held_count,
                 "full_pages_cached": memory.full.idle_count,

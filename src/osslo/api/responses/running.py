@@ -24,7 +24,7 @@ from osslo.api.responses.request import (
 from osslo.api.responses.schema import ContextFields, ResponseRequest
 from osslo.api.services import Services
 from osslo.api.sse import named_event
-from osslo.api.turns import prepare_turns, served_model
+from osslo.api.turns import check_room, prepare_turns, served_model
 from osslo.chat.choices import BeginTurns
 from osslo.chat.events import TurnEnded
 from osslo.chat.request import ChatMessage, ChatRequest
@@ -174,6 +174,8 @@ async def start_response(
     """Check a request and set its response up. Raises what is wrong with it."""
     refuse_inapplicable(body)
     model = served_model(services, caller, body.model)
+    if not body.background:  # those wait for a place
+        check_room(model)
     said = await said_in(body, services, caller)
     response_id = "resp_" + secrets.token_hex(24)
     asked = to_chat_request(
