@@ -167,7 +167,7 @@ async def test_agents(client: openai.AsyncOpenAI, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("responses", [False, True])
-async def test_langchain(site: tuple[str, str], *, responses: bool) -> None:
+def test_langchain(site: tuple[str, str], *, responses: bool) -> None:
     model = ChatOpenAI(
         model=MODEL,
         base_url=site[0] + "/v1",
@@ -177,11 +177,9 @@ async def test_langchain(site: tuple[str, str], *, responses: bool) -> None:
         max_tokens=64,
         use_responses_api=responses,
     )
-    pieces = [chunk.text async for chunk in model.bind(stop=None).astream(QUESTION)]
+    pieces = [chunk.text for chunk in model.stream(QUESTION)]
     assert "".join(pieces)
-    city = await model.with_structured_output(CITY | {"title": "city"}, strict=True).ainvoke(
-        QUESTION
-    )
+    city = model.with_structured_output(CITY | {"title": "city"}, strict=True).invoke(QUESTION)
     City.model_validate(city)
 
 

@@ -101,4 +101,10 @@ def services_of(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-WithServices = Annotated[Services, Depends(services_of)]
+async def _services(request: Request) -> Services:
+    """The same for routes. FastAPI takes a plain function to a thread and back, which a request
+    would wait for."""
+    return services_of(request)
+
+
+WithServices = Annotated[Services, Depends(_services)]
