@@ -108,6 +108,12 @@ class ContextLengthError(RequestError):
     code = "context_length_exceeded"
 
 
+class ContentPolicyError(RequestError):
+    """A guard flagged what was asked."""
+
+    code = "content_policy_violation"
+
+
 class UnsupportedError(RequestError):
     """A parameter that cannot apply here; refused by name, never ignored in silence."""
 

@@ -35,7 +35,9 @@ from osslo.api.replays import Replays
 from osslo.api.responses.background import BackgroundResponses
 from osslo.api.seal import Seal
 from osslo.api.services import Lifecycle, Services
+from osslo.chat.judge import Judge
 from osslo.chat.models import ModelRegistry, ServedModel
+from osslo.chat.moderation import GuardMode, load_policy
 from osslo.console.ledger_books import LedgerBooks
 from osslo.console.pulls import Pulls
 from osslo.console.site import install_console
@@ -129,6 +131,8 @@ def build(
         seal=Seal(seal_key(settings)),
         limits=settings.limits,
         store=settings.store,
+        judge=Judge(load_policy(settings.moderation.moderation_policy)),
+        guard=GuardMode(settings.moderation.guard),
         background=BackgroundResponses(
             running=settings.store.background_running,
             unfinished=settings.store.max_background_all,

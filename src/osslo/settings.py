@@ -353,6 +353,22 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModerationSettings:
+    """The judge of `/v1/moderations` and of the guard."""
+
+    moderation_policy: Path | None = field(
+        default=None,
+        metadata=_rule(_optional_path, "a TOML file with the judge's policy; Osslo's when unset"),
+    )
+    guard: str = field(
+        default="off",
+        metadata=_rule(
+            _choice("off", "input", "output", "both"), "what is judged of every request"
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AccountsSettings:
     """Users, keys and limits. What owners change while the server runs is in the database."""
 
@@ -406,6 +422,7 @@ class Settings:
     store: StoreSettings = StoreSettings()
     files: FileSettings = FileSettings()
     jobs: JobSettings = JobSettings()
+    moderation: ModerationSettings = ModerationSettings()
     accounts: AccountsSettings = AccountsSettings()
 
 
@@ -419,6 +436,7 @@ _SECTIONS: Mapping[str, type] = {
     "store": StoreSettings,
     "files": FileSettings,
     "jobs": JobSettings,
+    "moderation": ModerationSettings,
     "accounts": AccountsSettings,
 }
 

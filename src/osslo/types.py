@@ -25,8 +25,10 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 and `min_p` 0 are off. `logprobs` is the
     number of alternatives reported beside the sampled token (0: the sampled token's only;
-    None: no logprobs); `prompt_logprobs` the same for the prompt's tokens. With a `seed`, the same
-    prompt gives the same tokens in any batch. `max_tokens` 0 only reads the prompt.
+    None: no logprobs); `prompt_logprobs` the same for the prompt's tokens. Where logprobs are
+    wanted every token is sampled, also one that the grammar forces; without `score_forced` those
+    are skipped over all the same, and count as certain (logprob 0). With a `seed`, the same prompt
+    gives the same tokens in any batch. `max_tokens` 0 only reads the prompt.
     """
 
     max_tokens: int
@@ -41,6 +43,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    score_forced: bool = True
     stop_token_ids: tuple[TokenId, ...] = ()
     ignore_eos: bool = False
 

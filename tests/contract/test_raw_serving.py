@@ -23,9 +23,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("raw")
     checkpoint: Path = synthesize("tiny", folder / "tiny")
     home = str(folder / "home")
+    policy = folder / "policy.toml"
+    policy.write_text('instructions = "{categories}"\n[categories]\nhate = "x"\nviolence = "y"\n')
     settings = load_settings(
         environment={"HOME": home, "OSSLO_HOME": home},
-        overrides={"model": str(checkpoint), "context": 1024, "threads": 1},
+        overrides={
+            "model": str(checkpoint),
+            "context": 1024,
+            "threads": 1,
+            "moderation_policy": str(policy),
+        },
     )
     server = build(settings)
     with (
@@ -39,6 +46,21 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 def complete(client: openai.OpenAI, **fields: object) -> openai.types.Completion:
     wanted = {"model": "gpt-oss-20b", "prompt": PROMPT, "max_tokens": 8, "temperature": 0.0}
     return client.completions.create(**(wanted | fields))  # type: ignore[call-overload,no-any-return]  # as a caller writes it
+
+
+def test_texts_are_judged_by_the_models_own_probabilities(client: openai.OpenAI) -> None:
+    """Random weights hold nothing for certain; the form is filled in all the same."""
+    judged = client.moderations.create(input=["One text.", "Another text."], model="gpt-oss-20b")
+    again = client.moderations.create(input="One text.")
+    first, second = judged.results
+    assert first.category_scores == again.results[0].category_scores
+    assert first.category_scores != second.category_scores
+    for result in judged.results:
+        scores = (result.category_scores.hate, result.category_scores.violence)
+        assert all(0 < score < 1 for score in scores)
+        assert result.category_scores.sexual == 0
+        assert result.categories.hate == (scores[0] >= 0.5)
+        assert result.flagged == any(score >= 0.5 for score in scores)
 
 
 def test_text_and_its_tokens_give_the_same(client: openai.OpenAI) -> None:

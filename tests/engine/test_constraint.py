@@ -193,6 +193,24 @@ def test_with_logprobs_every_token_is_sampled(
     assert sum(len(step.logit_rows) for step in driver.model.steps) == len(heard.tokens)
 
 
+def test_forced_tokens_may_go_unscored(compiler: ConstraintCompiler, ends: tuple[int, int]) -> None:
+    """The same tokens with the same log-probabilities where there was a choice, in fewer steps."""
+    heard, steps = [], []
+    for score_forced in (True, False):
+        driver = constrained_driver(ends)
+        request = make_request(
+            "a", [1, 2], 200, logprobs=2, temperature=0.0, score_forced=score_forced
+        )
+        heard.append(driver.run(request, compiler.compile(CALL)))
+        steps.append(sum(len(step.logit_rows) for step in driver.model.steps))
+    full, brief = heard
+    assert [entry.token for entry in brief.logprobs] == brief.tokens == full.tokens
+    chosen = [(a, b) for a, b in zip(full.logprobs, brief.logprobs, strict=True) if b.top]
+    assert len(chosen) == steps[1] < steps[0]
+    assert all(b.logprob == pytest.approx(a.logprob, abs=1e-4) for a, b in chosen)
+    assert all(entry.logprob == 0.0 for entry in brief.logprobs if not entry.top)
+
+
 def test_logprobs_do_not_change_the_forced_part(
     compiler: ConstraintCompiler, byte_tokenizer: Tokenizer, ends: tuple[int, int]
 ) -> None:

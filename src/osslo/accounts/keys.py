@@ -13,7 +13,6 @@ from osslo.accounts.fields import amount_of, limits_of, models_of, name_of, netw
 from osslo.accounts.permissions import manages, no_such_user
 from osslo.accounts.records import (
     Actor,
-    GuardMode,
     Key,
     KeyRules,
     KeyState,
@@ -29,7 +28,6 @@ from osslo.errors import (
     NotFoundError,
     PermissionDeniedError,
     RequestError,
-    UnsupportedError,
 )
 
 DEFAULT_OVERLAP_S = 86_400
@@ -168,10 +166,6 @@ class KeyService:
 
     def _checked(self, rules: KeyRules, *, before: KeyRules | None = None) -> KeyRules:
         amount_of(rules.spending_limit_nanousd, param="spending_limit_nanousd")
-        if rules.guard not in (None, GuardMode.OFF):
-            raise UnsupportedError(
-                "'guard' can only be 'off': there is no judge of texts here yet.", param="guard"
-            )
         expires_at = rules.expires_at
         unchanged = before is not None and before.expires_at == expires_at
         if expires_at is not None and not unchanged and expires_at <= self._context.now():

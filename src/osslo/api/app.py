@@ -27,6 +27,7 @@ from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
 from osslo.api.messages import routes as messages
 from osslo.api.middleware import RequestGate
+from osslo.api.moderations import routes as moderations
 from osslo.api.openapi import install_openapi
 from osslo.api.responses import routes as responses
 from osslo.api.services import Services
@@ -61,6 +62,7 @@ _TAGS = MappingProxyType(
         "responses": "OpenAI's Responses and conversations: what is kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
+        "moderations": "Texts judged under the server's policy.",
         "tokens": "Text to token ids and back.",
         "models": "What is served, and under which names.",
         "account": "Signing in and up, and one's own account.",
@@ -115,6 +117,7 @@ def create_app(services: Services) -> FastAPI:
         files.router,
         batches.router,
         responses.router,
+        moderations.router,
         conversations.router,
         messages.router,
         complete.router,

@@ -18,6 +18,7 @@ _STATUS = MappingProxyType(
     {
         TurnEnd.STOP: Status.COMPLETED,
         TurnEnd.TOOL_CALLS: Status.COMPLETED,
+        TurnEnd.CONTENT_FILTER: Status.COMPLETED,
         TurnEnd.LENGTH: Status.LENGTH,
         TurnEnd.ABORT: Status.CANCELLED,
         TurnEnd.ERROR: Status.FAILED,

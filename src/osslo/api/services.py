@@ -15,11 +15,14 @@ from osslo.accounts.service import Accounts
 from osslo.api.auth import Delegation, KeyRing
 from osslo.api.client_address import Proxies
 from osslo.api.delegation import NoDelegation
+from osslo.api.guard import CleanTexts
 from osslo.api.replays import Replays
 from osslo.api.responses.background import BackgroundResponses
 from osslo.api.seal import Seal
+from osslo.chat.judge import Judge
 from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
+from osslo.chat.moderation import GuardMode, load_policy
 from osslo.db.database import Database
 from osslo.errors import ShuttingDownError
 from osslo.settings import AccountsSettings, JobSettings, LimitSettings, StoreSettings
@@ -67,7 +70,8 @@ class Services:
     """Everything that routes use. The application migrates `database` when it starts and closes it
     when it ends. `heartbeat_s` is the silence after which a stream sends a
     comment; `start_grace_s` is how long a stream waits for the engine to accept or refuse before
-    it commits to status 200."""
+    it commits to status 200. `guard` is what `judge` looks at of every request; a key may add to
+    it."""
 
     registry: ModelRegistry
     keys: KeyRing
@@ -87,6 +91,9 @@ class Services:
     files: FileStore | None = None
     jobs: JobSettings = field(default_factory=JobSettings)
     background: BackgroundResponses = field(default_factory=BackgroundResponses)
+    judge: Judge = field(default_factory=lambda: Judge(load_policy(None)))
+    guard: GuardMode = GuardMode.OFF
+    clean_texts: CleanTexts = field(default_factory=CleanTexts)
     replays: Replays = field(default_factory=lambda: Replays(ttl_s=600, max_bytes=1 << 26))
     cors_origins: tuple[str, ...] = ()
     heartbeat_s: float = 10.0

@@ -10,9 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from osslo.api.auth import Caller
+from osslo.api.guard import Guard, raw_text, said
 from osslo.api.services import Services
 from osslo.chat.choices import BeginTurns, IndexedEvents, interleave
-from osslo.chat.events import TurnEnd, TurnEnded
+from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
+from osslo.chat.judge import RunTurn
 from osslo.chat.metering import Bill, Meter
 from osslo.chat.models import ServedModel
 from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
@@ -101,12 +103,16 @@ async def prepare_turns(
     `protocol` is what usage is listed under. Raises what `prepare` raises."""
     prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
+    guard = guard_of(services, caller, model)
+    await guard.check_input(said(asked))
 
     def begin(meter: Meter, also: OnEnded | None) -> IndexedEvents:
         on_ended = count_turns(model, services, also)
         return interleave(
             [
-                Turn(model, choice, meter=meter, bill=bill, on_ended=on_ended).events()
+                guard.watched(
+                    Turn(model, choice, meter=meter, bill=bill, on_ended=on_ended).events()
+                )
                 for choice in _copies(prepared, choices)
             ]
         )
@@ -127,14 +133,42 @@ async def start_raw_turns(
     check_room(model)
     prepared = await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
+    guard = guard_of(services, caller, model)
+    await guard.check_input(raw_text(model, request.prompt) for request in asked)
+    on_ended = count_turns(model, services)
     return interleave(
         [
-            RawTurn(
-                model, one, meter=services.meter, bill=bill, on_ended=count_turns(model, services)
-            ).events()
+            guard.watched_raw(
+                RawTurn(model, one, meter=services.meter, bill=bill, on_ended=on_ended).events()
+            )
             for one in prepared
         ]
     )
+
+
+def guard_of(services: Services, caller: Caller, model: ServedModel) -> Guard:
+    """What guards a caller's requests: what the server asks for, and what the key adds."""
+    return Guard(
+        judge=services.judge,
+        mode=services.guard.with_(caller.guard),
+        model=model,
+        tenant=caller.tenant,
+        run=judge_turns(services, caller, model, protocol="guard"),
+        clean=services.clean_texts,
+    )
+
+
+def judge_turns(
+    services: Services, caller: Caller, model: ServedModel, *, protocol: str
+) -> RunTurn:
+    """Runs the judge's turns, metered and charged like others."""
+    bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
+
+    def run(prepared: PreparedTurn) -> AsyncGenerator[TurnEvent, None]:
+        on_ended = count_turns(model, services)
+        return Turn(model, prepared, meter=services.meter, bill=bill, on_ended=on_ended).events()
+
+    return run
 
 
 def _copies(turn: PreparedTurn, count: int) -> list[PreparedTurn]:

@@ -19,6 +19,7 @@ class TurnEnd(StrEnum):
     STOP = "stop"  # the final answer is complete, or a stop string was met
     LENGTH = "length"  # the token limit or the end of the context
     TOOL_CALLS = "tool_calls"  # the caller has to run tools
+    CONTENT_FILTER = "content_filter"  # a guard keeps the output back
     ABORT = "abort"  # the caller went away or cancelled
     ERROR = "error"  # the engine failed; `TurnEnded.error` says how
 

@@ -147,15 +147,19 @@ class Sequence:
     def append_forced(self) -> None:
         """Append what the constraint leaves no choice about.
 
-        Not where logprobs are wanted: those need each token's own row first.
+        Not where logprobs are wanted of all tokens: those need each token's own row first.
         """
-        if self.constraint is None or self.request.sampling.logprobs is not None:
+        scored = self.request.sampling.logprobs is not None
+        if self.constraint is None or (scored and self.request.sampling.score_forced):
             return
         before = self.length
         while self.finish is None and (forced := self.constraint.forced()):
             if not all(self.append(token) for token in forced):
                 break
         self.forced_tokens += self.length - before
+        if scored:
+            skipped = self.tokens[before : self.length].tolist()
+            self.logprobs += [TokenLogprob(token, 0.0) for token in skipped]
 
     def score_prompt(self, start: int, rows: NDArray[np.float32]) -> tuple[TokenLogprob, ...]:
         """Log-probabilities of the prompt's tokens that follow the positions from `start` on, whose

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from osslo.store.batches import BatchProblem
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/completions")
+ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/moderations")
 """What the requests of a batch may go to."""
 
 MAX_PROBLEMS = 50

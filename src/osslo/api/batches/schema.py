@@ -10,7 +10,7 @@ from osslo.api.body import StrictSchema
 from osslo.api.files.schema import ExpiresAfter
 from osslo.api.shapes import Metadata, Reply
 
-Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/completions"]
+Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/moderations"]
 Status = Literal[
     "validating",
     "failed",

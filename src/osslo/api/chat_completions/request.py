@@ -19,7 +19,7 @@ _CANNOT_APPLY = {
     "audio": "this model writes text only",
     "function_call": "it is OpenAI's old spelling; use tool_choice",
     "functions": "it is OpenAI's old spelling; use tools",
-    "moderation": "there is no moderation here yet",
+    "moderation": "ask /v1/moderations, or give the key a guard",
     "prediction": "predicted outputs are not supported",
     "prompt_cache_options": "prefixes are cached without it",
     "prompt_cache_retention": "prefixes are cached without it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from osslo.api.messages.reply import failure_event
@@ -65,6 +66,9 @@ async def streamed_reply(
         await events.aclose()
 
 
+_REASONS = MappingProxyType({TurnEnd.LENGTH: "max_tokens", TurnEnd.CONTENT_FILTER: "refusal"})
+
+
 def _piece(fields: dict[str, Any]) -> bytes:
     return named_event("completion", fields)
 
@@ -72,7 +76,7 @@ def _piece(fields: dict[str, Any]) -> bytes:
 def _fields(head: CompletionHead, text: str, ended: TurnEnded | None) -> dict[str, Any]:
     reason: str | None = None
     if ended is not None:
-        reason = "max_tokens" if ended.reason is TurnEnd.LENGTH else "stop_sequence"
+        reason = _REASONS.get(ended.reason, "stop_sequence")
     return {
         "type": "completion",
         "id": head.completion_id,

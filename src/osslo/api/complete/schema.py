@@ -36,7 +36,7 @@ class CompletionReply(Reply):
     type: Literal["completion"]
     id: str
     completion: str
-    stop_reason: Literal["stop_sequence", "max_tokens"] | None
+    stop_reason: Literal["stop_sequence", "max_tokens", "refusal"] | None
     stop: str | None
     model: str
     log_id: str

@@ -290,6 +290,8 @@ def _stop_reason(ended: TurnEnded, *, fits: bool) -> str:
     match ended.reason:
         case TurnEnd.TOOL_CALLS:
             return "tool_use"
+        case TurnEnd.CONTENT_FILTER:
+            return "refusal"
         case TurnEnd.LENGTH:
             return "max_tokens" if fits else "model_context_window_exceeded"
         case _:

@@ -10,7 +10,12 @@ from osslo.api.messages.errors import MessagesErrorDetail
 from osslo.api.shapes import Reply
 
 StopReason = Literal[
-    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+    "end_turn",
+    "max_tokens",
+    "stop_sequence",
+    "tool_use",
+    "refusal",
+    "model_context_window_exceeded",
 ]
 
 

@@ -75,6 +75,7 @@ class ResponseBuilder:
         self._error: OssloError | None = None
         self._usage: Usage | None = None
         self._ended_at: float | None = None
+        self._incomplete = "max_output_tokens"
         self.status = "queued" if head.background else "in_progress"
 
     # --- what goes in ---------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class ResponseBuilder:
             "completed_at": self._ended_at if ended else None,
             "error": None if self._error is None else _error_fields(self._error),
             "incomplete_details": (
-                {"reason": "max_output_tokens"} if self.status == "incomplete" else None
+                {"reason": self._incomplete} if self.status == "incomplete" else None
             ),
             "output": output,
             "usage": None if self._usage is None else usage_fields(self._usage),
@@ -274,7 +275,9 @@ class ResponseBuilder:
         match ended.reason:
             case TurnEnd.ABORT:
                 return self.fail(aborted(), at)
-            case TurnEnd.LENGTH:
+            case TurnEnd.LENGTH | TurnEnd.CONTENT_FILTER:
+                filtered = ended.reason is TurnEnd.CONTENT_FILTER
+                self._incomplete = "content_filter" if filtered else "max_output_tokens"
                 return self._finish("incomplete", at)
             case _:
                 return self._finish("completed", at)

@@ -57,7 +57,7 @@ _CANNOT_APPLY = {
     "background_options": "background responses run as soon as there is room",
     "context_management": "send truncation 'auto' instead",
     "image": "this model reads text only",
-    "moderation": "there is no moderation here yet",
+    "moderation": "ask /v1/moderations, or give the key a guard",
     "prompt": "no prompts are kept here; send 'instructions' and 'input'",
     "prompt_cache_options": "prefixes are cached without it",
     "prompt_cache_retention": "prefixes are cached without it",

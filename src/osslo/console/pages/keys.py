@@ -12,6 +12,7 @@ from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from osslo.accounts.records import (
+    GuardMode,
     Key,
     KeyRules,
     KeyState,
@@ -158,6 +159,7 @@ def rules_of(form: FormData) -> KeyRules:
         expires_at=_end_of_day(text_of(form, "expires")),
         models=_list_of(text_of(form, "models")) or None,
         networks=_list_of(text_of(form, "networks")),
+        guard=GuardMode(text_of(form, "guard")) if text_of(form, "guard") else None,
         spending_limit_nanousd=dollars_of(text_of(form, "spending"), "The spending limit"),
         spending_period=SpendingPeriod(text_of(form, "period") or "none"),
         limits=RateLimits(
