@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +222,31 @@ async def test_other_origins_are_kept_out_unless_a_setting_names_them(stage: Sta
         answer = await client.post(URL, json=ask(), headers={"origin": "https://app.example"})
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 400}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/complete", {"prompt": "Hi", "max_tokens_to_sample": 400}),
+    ],
+)
+async def test_whole_answers_say_where_their_time_went(path: str, fields: dict[str, Any]) -> None:
+    async with make_stage().client() as client:
+        reply = await client.post(path, json={"model": "gpt-oss-20b"} | fields)
+    assert reply.headers["server-timing"] == "queued;dur=100.0, prefill;dur=200.0, decode;dur=300.0"
+    assert int(reply.headers["openai-processing-ms"]) >= 0
+
+
+def test_every_test_that_the_documents_name_is_there() -> None:
+    root = Path(__file__).parents[2]
+    written = "\n".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    named = (root / "docs" / "api.md").read_text()
+    assert [
+        name for name in re.findall(r"`(test_\w+)`", named) if f"def {name}(" not in written
+    ] == []
+    files = set(re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)`", named))
+    assert [name for name in files if not list((root / "tests").rglob(name))] == []

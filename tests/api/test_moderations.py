@@ -368,3 +368,12 @@ async def test_a_keys_guard_is_kept_and_enforced() -> None:
         refused = await here.call(guarded_key, "POST", CHAT, json=bad(BODIES[CHAT]))
         passed = await here.call(plain, "POST", CHAT, json=bad(BODIES[CHAT]))
     assert (refused.status_code, passed.status_code) == (400, 200)
+
+
+async def test_where_no_limit_is_named_fewer_tokens_may_be_granted() -> None:
+    meter = NotingMeter()
+    async with guarded(None, meter=meter) as (client, _, __):
+        await client.post(CHAT, json=BODIES[CHAT])
+        await client.post(CHAT, json=BODIES[CHAT] | {"max_tokens": 300})
+        await client.post(RESPONSES, json=BODIES[RESPONSES])
+    assert [charge.bill.may_lower for charge in meter.charges] == [True, False, True]

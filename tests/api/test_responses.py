@@ -141,6 +141,37 @@ async def test_no_more_calls_than_asked_for() -> None:
     assert grammar is None or "functions.get" not in grammar.lark
 
 
+async def test_allowed_tools_narrow_the_grammar() -> None:
+    other = GET | {"name": "other"}
+    choice = {
+        "type": "allowed_tools",
+        "mode": "required",
+        "tools": [{"type": "function", "name": "other"}],
+    }
+    stage = make_stage("<|channel|>commentary to=functions.other<|message|>{}<|call|>")
+    async with stage.client() as client:
+        reply = await client.post("/v1/responses", json=ask(tools=[GET, other], tool_choice=choice))
+    assert reply.json()["tool_choice"] == choice
+    grammar = stage.backend.requests[0].grammar
+    assert grammar is not None
+    assert "functions.other" in grammar.lark
+    assert "functions.get" not in grammar.lark
+
+
+async def test_what_is_not_enforced_is_said() -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    given = {"type": "json_schema", "name": "numbers", "schema": schema}
+    async with make_stage("<|channel|>final<|message|>[1]<|return|>").client() as client:
+        lenient = await client.post("/v1/responses", json=ask(text={"format": given}))
+        strict = await client.post(
+            "/v1/responses", json=ask(text={"format": given | {"strict": True}})
+        )
+    assert "uniqueItems" in lenient.json()["osslo"]["warnings"][0]
+    assert lenient.headers["x-osslo-warnings"] == "1"
+    assert (strict.status_code, strict.json()["error"]["code"]) == (400, "invalid_schema")
+    assert "uniqueItems" in strict.json()["error"]["message"]
+
+
 async def test_tokens_are_counted_without_a_model() -> None:
     async with make_stage().client() as client:
         reply = await client.post("/v1/responses/input_tokens", json={"input": "Hi"})

@@ -102,7 +102,14 @@ async def prepare_turns(
     """Prepare `asked` for `choices` turns of it, each with an id and, if seeded, a seed of its own.
     `protocol` is what usage is listed under. Raises what `prepare` raises."""
     prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
-    bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
+    bill = Bill(
+        model.id,
+        protocol,
+        caller.user_id,
+        caller.key_id,
+        may_lower=asked.max_tokens is None,
+        batch=caller.background,
+    )
     guard = guard_of(services, caller, model)
     await guard.check_input(said(asked))
 

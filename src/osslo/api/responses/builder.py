@@ -27,7 +27,7 @@ from osslo.chat.events import (
     TurnStarted,
 )
 from osslo.errors import OssloError, ShuttingDownError
-from osslo.types import Usage
+from osslo.types import Timings, Usage
 
 Event = dict[str, Any]
 """One event of a stream, as it is sent."""
@@ -76,6 +76,7 @@ class ResponseBuilder:
         self._usage: Usage | None = None
         self._ended_at: float | None = None
         self._incomplete = "max_output_tokens"
+        self.timings: Timings | None = None
         self.status = "queued" if head.background else "in_progress"
 
     # --- what goes in ---------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class ResponseBuilder:
     # --- the end --------------------------------------------------------------------------------
 
     def _end(self, ended: TurnEnded, at: float) -> list[Event]:
-        self._usage = ended.usage
+        self._usage, self.timings = ended.usage, ended.timings
         if ended.error is not None:
             return self.fail(ended.error, at)
         match ended.reason:

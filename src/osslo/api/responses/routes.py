@@ -86,6 +86,7 @@ async def create_response(request: Request, services: WithServices, caller: With
     error = running.builder.error
     if error is not None:
         raise error
+    headers |= turn_headers(running.model, timings=[running.builder.timings])
     return JSONResponse(response, headers=headers)
 
 
