@@ -39,6 +39,7 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
     full = np.full((count, width), -1, dtype=np.int32)
     window = np.full((count, width), -1, dtype=np.int32)
     logit_rows: list[int] = []
+    adapters = tuple(chunk.sequence.adapter for chunk in chunks)
     row = 0
     for index, chunk in enumerate(chunks):
         seq, rows = chunk
@@ -56,7 +57,15 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
         elif chunk.is_last:
             logit_rows.append(end - 1)
         row = end
-    return ForwardInput(tokens, positions, starts, full, window, _rows(logit_rows))
+    return ForwardInput(
+        tokens,
+        positions,
+        starts,
+        full,
+        window,
+        _rows(logit_rows),
+        adapters if any(adapters) else (),
+    )
 
 
 def _rows(rows: list[int]) -> NDArray[np.int32]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from osslo.engine.adapters import AdapterPool, Lease
 from osslo.engine.constraint import Constraint, ConstraintCompiler
 from osslo.engine.delivery import AsyncMailbox, Mailbox, Parcel, ThreadMailbox, deliver
 from osslo.engine.limits import EngineLimits
@@ -28,6 +29,7 @@ from osslo.engine.sequence import RowsSink, Sequence
 from osslo.errors import (
     ContextLengthError,
     EngineError,
+    OssloError,
     OverloadedError,
     RequestError,
     ShuttingDownError,
@@ -58,7 +60,8 @@ class _Job:
 class Engine:
     """Continuous batching over one model. Thread-safe; the thread starts with the engine.
 
-    `constraints` is needed for requests that carry a grammar. `clock` gives seconds for timings.
+    `constraints` is needed for requests that carry a grammar, `adapters` for those that name one.
+    `clock` gives seconds for timings.
     Close it with `await close()` or `close_blocking()`; as a context manager it closes itself.
     """
 
@@ -68,12 +71,14 @@ class Engine:
         limits: EngineLimits,
         *,
         constraints: ConstraintCompiler | None = None,
+        adapters: AdapterPool | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._context_tokens = limits.usable_context(model)
         self._model = model
         self._limits = limits
         self._constraints = constraints
+        self._adapters = adapters
         self._clock = clock
         self._runner = Runner(model, limits, clock=clock)
         self._scratch = Scratch()  # touched by the engine's thread only
@@ -107,11 +112,12 @@ class Engine:
     # --- generating ------------------------------------------------------------------------------
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        """See `Backend.generate`. Grammars and long prompts are prepared off the loop."""
-        if request.grammar is None and len(request.prompt) <= _SHORT_PROMPT_TOKENS:
+        """See `Backend.generate`. Grammars, long prompts and adapters that are not loaded yet are
+        prepared off the loop."""
+        if self._is_prepared_at_once(request):
             sequence = self._prepare(request)
         else:
-            sequence = await asyncio.to_thread(self._prepare, request)
+            sequence = await self._prepare_aside(request)
         mailbox = AsyncMailbox()
         self._accept(sequence, mailbox)
         ended = False
@@ -155,7 +161,7 @@ class Engine:
             logits[start : start + len(rows)] = rows
 
         mailbox = ThreadMailbox()
-        sequence = self._sequence(request, None, take)
+        sequence = self._sequence(request, rows_sink=take)
         self._accept(sequence, mailbox)
         try:
             event = mailbox.get()  # the only one: a scored text has no tokens and no progress
@@ -189,14 +195,51 @@ class Engine:
         """Check a request and build its sequence. Raises RequestError or a child of it."""
         check_sampling(request.sampling, self._model.vocab_size)
         self._check_tokens(request.prompt, room=min(1, request.sampling.max_tokens))
-        if request.adapter is not None:
+        constraint = self._constraint(request.grammar)
+        lease = self._lease(request)
+        try:
+            sequence = self._sequence(request, constraint, lease=lease)
+            sequence.append_forced()
+        except BaseException:
+            self._release(lease)
+            raise
+        return sequence
+
+    def _is_prepared_at_once(self, request: GenerationRequest) -> bool:
+        if request.grammar is not None or len(request.prompt) > _SHORT_PROMPT_TOKENS:
+            return False
+        adapters = self._adapters
+        return request.adapter is None or adapters is None or adapters.is_loaded(request.adapter)
+
+    async def _prepare_aside(self, request: GenerationRequest) -> Sequence:
+        """Prepare in another thread. If the caller goes away meanwhile, what was leased is given
+        back as soon as that thread is done."""
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, request))
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, prepared: asyncio.Future[Sequence]) -> None:
+        if not prepared.cancelled() and prepared.exception() is None:
+            self._release(prepared.result().lease)
+
+    def _lease(self, request: GenerationRequest) -> Lease | None:
+        if request.adapter is None:
+            return None
+        if self._adapters is None:
             raise UnsupportedError(
-                f"no adapter named {request.adapter!r} is loaded; leave `adapter` out",
+                f"this engine serves no adapters, so not {request.adapter!r}; leave it out",
                 param="adapter",
             )
-        sequence = self._sequence(request, self._constraint(request.grammar), None)
-        sequence.append_forced()
-        return sequence
+        with self._changed:
+            self._check_capacity(request)  # nothing is loaded for a request that is not let in
+        return self._adapters.acquire(request.adapter)
+
+    def _release(self, lease: Lease | None) -> None:
+        if lease is not None and self._adapters is not None:
+            self._adapters.release(lease)
 
     def _check_tokens(self, prompt: tuple[TokenId, ...], *, room: int) -> None:
         if not prompt:
@@ -228,8 +271,9 @@ class Engine:
     def _sequence(
         self,
         request: GenerationRequest,
-        constraint: Constraint | None,
-        rows_sink: RowsSink | None,
+        constraint: Constraint | None = None,
+        rows_sink: RowsSink | None = None,
+        lease: Lease | None = None,
     ) -> Sequence:
         params = request.sampling
         seed = secrets.randbits(64) if params.seed is None else params.seed
@@ -241,13 +285,18 @@ class Engine:
             sampler=Sampler(params, request.prompt, seed, self._scratch),
             constraint=constraint,
             rows_sink=rows_sink,
+            lease=lease,
             accepted=self._clock(),
         )
 
     def _accept(self, sequence: Sequence, mailbox: Mailbox) -> None:
         """Queue a prepared sequence; from here on it gets its terminal event."""
         with self._changed:
-            self._check_capacity(sequence.request)
+            try:
+                self._check_capacity(sequence.request)
+            except OssloError:
+                self._release(sequence.lease)
+                raise
             self._jobs[sequence.request_id] = _Job(sequence, mailbox)
             self._per_tenant[sequence.tenant] += 1
             self._arrived.append(sequence)
@@ -327,6 +376,7 @@ class Engine:
 
     def _forget(self, sequence: Sequence) -> None:
         del self._jobs[sequence.request_id]
+        self._release(sequence.lease)
         self._to_abort.discard(sequence.request_id)
         self._per_tenant[sequence.tenant] -= 1
         if not self._per_tenant[sequence.tenant]:
@@ -355,6 +405,7 @@ class Engine:
         """See `Backend.stats`. Pages of both kinds together; `extra` has them apart."""
         memory, counters = self._runner.memory, self._runner.counters
         running = len(self._runner.scheduler.running)
+        loaded, adapter_bytes = self._adapters.totals() if self._adapters is not None else (0, 0)
         return BackendStats(
             running=running,
             waiting=max(0, len(self._jobs) - running),
@@ -374,6 +425,8 @@ class Engine:
                 "preemptions": self._runner.scheduler.preemptions,
                 "steps": counters.steps,
                 "rows": counters.rows,
+                "adapters_loaded": loaded,
+                "adapter_bytes": adapter_bytes,
             },
         )
 

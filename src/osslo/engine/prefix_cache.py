@@ -31,7 +31,7 @@ from osslo.errors import EngineError
 from osslo.model.forward import PAGE_TOKENS, PageKind
 
 Scope = tuple[str, str | None]
-"""Who may share a tree: (tenant, adapter)."""
+"""Who may share a tree: (tenant, digest of the adapter's contents, or None without one)."""
 
 PROMPT_BONUS_TICKS = 32
 """One tick is one admitted request: an answer's page goes before a prompt's page unless at least

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from osslo.engine.adapters import Lease
 from osslo.engine.constraint import Constraint
 from osslo.engine.pages import pages_for
 from osslo.engine.prefix_cache import PrefixNode, Scope
 from osslo.engine.sampler import Sampler
 from osslo.errors import OssloError
+from osslo.model.forward import LoadedAdapter
 from osslo.types import (
     FinishReason,
     GenerationRequest,
@@ -56,7 +58,8 @@ class Sequence:
     """Built by the caller's thread, then touched only by the engine's.
 
     `limit_tokens` is the length at which it ends with LENGTH. With a `rows_sink` the text is
-    scored instead: every row's logits go to the sink, nothing is sampled or cached.
+    scored instead: every row's logits go to the sink, nothing is sampled or cached. `lease` is the
+    adapter's, held until the sequence has ended.
     """
 
     def __init__(
@@ -68,12 +71,16 @@ class Sequence:
         sampler: Sampler,
         constraint: Constraint | None = None,
         rows_sink: RowsSink | None = None,
+        lease: Lease | None = None,
         accepted: float = 0.0,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
         self.tenant = request.tenant
-        self.scope: Scope = (request.tenant, request.adapter)
+        self.lease = lease
+        self.adapter: LoadedAdapter | None = None if lease is None else lease.adapter
+        identity = None if self.adapter is None else self.adapter.identity
+        self.scope: Scope = (request.tenant, identity)
         self.stop_ids = stop_ids
         self.sampler = sampler
         self.constraint = constraint
