@@ -38,14 +38,24 @@ from osslo.chat.request import (
     UserText,
 )
 from osslo.chat.turn import Turn, prepare
+from osslo.engine.adapters import AdapterPool
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
 from osslo.errors import ConfigurationError, RequestError
 from osslo.harmony.messages import FunctionTool, ReasoningEffort
+from osslo.model.adapters.catalogue import FOLDER, NAME
 from osslo.model.pack import Precision
 from osslo.model.packed_file import TOKENIZER
 from osslo.model.tokenizer import Detokenizer, Tokenizer
-from osslo.opening import Progress, locate, open_native, open_served, plan_memory
+from osslo.opening import (
+    Progress,
+    adapter_pool,
+    find_adapters,
+    locate,
+    open_native,
+    open_served,
+    plan_memory,
+)
 from osslo.settings import load_settings
 from osslo.types import (
     FinishReason,
@@ -77,11 +87,13 @@ def load(
 
     None takes what `osslo serve` would serve. A checkpoint is packed on its first load, which
     `progress(what, done, total)` reports. `context` None takes the largest that fits, within
-    reason. Raises `ConfigurationError` if there is no such model, `ModelError` for files that
+    reason. `BASE:NAME` answers with the adapter NAME where nothing else is asked for. Raises
+    `ConfigurationError` if there is no such model, `ModelError` for files that
     cannot be used, and `MemoryPlanError` for a context that does not fit.
     """
+    name, adapter = _split_adapter(model)
     overrides = {
-        "model": None if model is None else str(model),
+        "model": name,
         "threads": threads,
         "context": context,
         "precision": precision,
@@ -89,19 +101,41 @@ def load(
     settings = load_settings(overrides=overrides)
     located = locate(settings, progress)
     native = open_native(settings, located, progress)
-    memory = plan_memory(settings, native)
+    adapters = find_adapters(settings, native)
+    memory = plan_memory(settings, native, adapters)
     tokenizer = native.tokenizer if native.header.tensor(TOKENIZER) is not None else None
     if tokenizer is not None and MARKER in tokenizer.specials:
-        opened = open_served(settings, located, native, memory)
-        return LocalModel(opened.engine, name=located.id, tokenizer=tokenizer, served=opened.served)
+        opened = open_served(settings, located, native, memory, adapters)
+        return LocalModel(
+            opened.engine,
+            name=located.id,
+            tokenizer=tokenizer,
+            served=opened.served,
+            pool=opened.adapters,
+            adapter=adapter,
+        )
     limits = EngineLimits(
         context_tokens=memory.request.context_tokens,
         full_pages=memory.full_pages,
         window_pages=memory.window_pages,
         eos_token_ids=native.config.eos_token_ids,
     )
-    engine = Engine(native, limits)
-    return LocalModel(engine, name=located.id, tokenizer=tokenizer, served=None)
+    pool = adapter_pool(settings, native, adapters)
+    engine = Engine(native, limits, adapters=pool)
+    return LocalModel(
+        engine, name=located.id, tokenizer=tokenizer, served=None, pool=pool, adapter=adapter
+    )
+
+
+def _split_adapter(model: str | Path | None) -> tuple[str | None, str | None]:
+    """`BASE:NAME` as its two parts, where there is such an adapter; else all of it is the model."""
+    if model is None:
+        return None, None
+    base, colon, name = str(model).rpartition(":")
+    if not colon or not NAME.fullmatch(name) or Path(model).exists():
+        return str(model), None
+    known = (load_settings().folders.home / FOLDER / name).is_dir()
+    return (base, name) if known else (str(model), None)
 
 
 class Generation(Iterator[str]):
@@ -183,16 +217,26 @@ class LocalModel:
     """A loaded model with its engine. Close it, or use it in a `with` statement.
 
     `served` is None for a model that cannot chat: one without a tokenizer, or without harmony's
-    special tokens. `tokenizer` is None for one that takes and gives ids only.
+    special tokens. `tokenizer` is None for one that takes and gives ids only. `pool` finds
+    adapters, `adapter` is the one that answers where none is asked for.
     """
 
     def __init__(
-        self, engine: Engine, *, name: str, tokenizer: Tokenizer | None, served: ServedModel | None
+        self,
+        engine: Engine,
+        *,
+        name: str,
+        tokenizer: Tokenizer | None,
+        served: ServedModel | None,
+        pool: AdapterPool | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.name = name
         self._engine = engine
         self._tokenizer = tokenizer
         self._served = served
+        self._pool = pool
+        self.adapter = adapter
         self._loop: LoopThread | None = None
 
     @property
@@ -224,8 +268,10 @@ class LocalModel:
         seed: int | None = None,
         stop_token_ids: Sequence[TokenId] = (),
         ignore_eos: bool = False,
+        adapter: str | None = None,
     ) -> Generation:
-        """Continue a text, or token ids, without any chat format.
+        """Continue a text, or token ids, without any chat format. `adapter` names a LoRA adapter in
+        `OSSLO_HOME/adapters`.
 
         Iterating gives text as it comes; `.text` waits for all of it, `.ids` has the tokens.
         """
@@ -239,7 +285,8 @@ class LocalModel:
             stop_token_ids=tuple(stop_token_ids),
             ignore_eos=ignore_eos,
         )
-        request = GenerationRequest(_request_id(), tuple(ids), sampling)
+        wanted = self._find_adapter(adapter)
+        request = GenerationRequest(_request_id(), tuple(ids), sampling, adapter=wanted)
         events = _as_generator(self._engine.generate_blocking(request))
         hidden = frozenset(stop_token_ids)
         if self._tokenizer is not None:
@@ -266,12 +313,14 @@ class LocalModel:
         top_p: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        adapter: str | None = None,
     ) -> Generator[TurnEvent, None, None]:
         """Answer a chat as a stream of events. Closing the generator stops the answer.
 
         `messages` is one question, or records with `role` (system, developer, user, assistant) and
-        `content`. Raises `ConfigurationError` for a model that cannot chat, `RequestError` for
-        messages that make no sense.
+        `content`. `adapter` names a LoRA adapter in `OSSLO_HOME/adapters`. Raises
+        `ConfigurationError` for a model that cannot chat, `RequestError` for messages that make no
+        sense or an adapter that is not there.
         """
         served = self._served
         if served is None:
@@ -279,6 +328,9 @@ class LocalModel:
                 f"{self.name} cannot chat: it has no tokenizer with harmony's special tokens; "
                 "use generate() or logits()"
             )
+        wanted = self._find_adapter(adapter)
+        if wanted is not None:
+            served = served.with_adapter(wanted)
         cap = max_tokens if max_tokens is not None else self.context_tokens
         request = ChatRequest(
             request_id=_request_id(),
@@ -292,6 +344,13 @@ class LocalModel:
         today = datetime.now(UTC).date().isoformat()
         turn = Turn(served, prepare(served, request, today=today), clock=time.monotonic)
         return self._events(turn)
+
+    def _find_adapter(self, name: str | None) -> str | None:
+        """Look again, so that one added a moment ago is found; the engine says if it is not."""
+        wanted = name or self.adapter
+        if wanted is not None and self._pool is not None:
+            self._pool.catalogue.refresh()
+        return wanted
 
     def close(self) -> None:
         """Stop what runs and free the memory."""

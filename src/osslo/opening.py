@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from osslo.chat.models import PromptProfile, ServedModel
+from osslo.engine.adapters import AdapterPool
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
 from osslo.harmony.vocabulary import Markers
+from osslo.model.adapters.catalogue import FOLDER, AdapterCatalogue
 from osslo.model.available import available_memory
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.discovery import ModelRoots, find_local, resolve
@@ -87,7 +89,31 @@ def open_native(settings: Settings, located: Located, progress: Progress | None 
     return Model.load(path, threads=settings.model.threads)
 
 
-def plan_memory(settings: Settings, native: Model) -> MemoryPlan:
+def find_adapters(settings: Settings, native: Model) -> AdapterCatalogue:
+    """The adapters in home that are for this model."""
+    catalogue = AdapterCatalogue(
+        settings.folders.home / FOLDER,
+        native.config,
+        fingerprint=native.header.fingerprint,
+        max_rank=settings.model.max_adapter_rank,
+    )
+    if settings.model.max_adapters:
+        catalogue.refresh()
+    return catalogue
+
+
+def adapter_bytes(settings: Settings, adapters: AdapterCatalogue) -> int:
+    """What the memory plan keeps for adapters: what was set, else room for the largest of those
+    that lie there, as many as may be loaded."""
+    if settings.model.adapter_memory_bytes is not None:
+        return settings.model.adapter_memory_bytes if settings.model.max_adapters else 0
+    sizes = sorted(known.files.resident_bytes for known in adapters.all() if known.files)
+    return sum(sizes[max(0, len(sizes) - settings.model.max_adapters) :])
+
+
+def plan_memory(
+    settings: Settings, native: Model, adapters: AdapterCatalogue | None = None
+) -> MemoryPlan:
     """What the model will take. Without a context in the settings it is the largest that fits, up
     to `DEFAULT_CONTEXT_TOKENS`. Raises `MemoryPlanError`."""
     wanted = settings.model.context
@@ -95,6 +121,8 @@ def plan_memory(settings: Settings, native: Model) -> MemoryPlan:
         context_tokens=wanted or DEFAULT_CONTEXT_TOKENS,
         concurrent=settings.model.max_running,
         threads=native.threads,
+        adapter_bytes=adapter_bytes(settings, adapters) if adapters is not None else 0,
+        adapter_rank=settings.model.max_adapter_rank if settings.model.max_adapters else 0,
     )
     planned = _plan(native, request)
     if wanted is None and not planned.fits and planned.largest_context_tokens:
@@ -124,9 +152,27 @@ class Opened:
     served: ServedModel
     engine: Engine
     constraints: ConstraintCompiler
+    adapters: AdapterPool
 
 
-def open_served(settings: Settings, located: Located, native: Model, memory: MemoryPlan) -> Opened:
+def adapter_pool(settings: Settings, native: Model, adapters: AdapterCatalogue) -> AdapterPool:
+    """The pool that loads adapters into `native`."""
+    return AdapterPool(
+        adapters,
+        native.load_adapter,
+        max_loaded=settings.model.max_adapters,
+        max_bytes=settings.model.adapter_memory_bytes,
+        available=available_memory,
+    )
+
+
+def open_served(
+    settings: Settings,
+    located: Located,
+    native: Model,
+    memory: MemoryPlan,
+    adapters: AdapterCatalogue,
+) -> Opened:
     """The engine over a native model, and the model as callers see it. Its thread starts here."""
     tokenizer = native.tokenizer
     markers = Markers.of(tokenizer)
@@ -141,7 +187,8 @@ def open_served(settings: Settings, located: Located, native: Model, memory: Mem
         step_tokens=memory.request.step_tokens,
     )
     constraints = ConstraintCompiler(tokenizer, ends)
-    engine = Engine(native, limits, constraints=constraints)
+    pool = adapter_pool(settings, native, adapters)
+    engine = Engine(native, limits, constraints=constraints, adapters=pool)
     alias = settings.model.model_alias
     served = ServedModel(
         id=located.id,
@@ -152,5 +199,6 @@ def open_served(settings: Settings, located: Located, native: Model, memory: Mem
         created=int(time.time()),
         reasons=not located.stand_in or speaks_harmony(),
         prompt=PromptProfile(show_date=not located.stand_in),
+        adapters=adapters,
     )
-    return Opened(served, engine, constraints)
+    return Opened(served, engine, constraints, pool)

@@ -44,6 +44,7 @@ from osslo.console.site import install_console
 from osslo.console.visit import Console, FixedSetting
 from osslo.db.database import Database, sqlite_url
 from osslo.db.migrate import upgrade
+from osslo.engine.adapters import AdapterPool
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
 from osslo.jobs.process import WorkerOrder
@@ -52,7 +53,15 @@ from osslo.model.discovery import ModelRoots
 from osslo.model.hub import Hub
 from osslo.model.memory import MemoryPlan
 from osslo.model.model import Model
-from osslo.opening import Located, Progress, locate, open_native, open_served, plan_memory
+from osslo.opening import (
+    Located,
+    Progress,
+    find_adapters,
+    locate,
+    open_native,
+    open_served,
+    plan_memory,
+)
 from osslo.server_key import api_key, seal_key
 from osslo.settings import Settings, setting_values
 from osslo.store.batches import BatchStore
@@ -65,6 +74,8 @@ Node's agents and most proxies: up to 60 s). Where both let go at the same time,
 crosses the server's close fails for no reason."""
 
 _IDLE_CHECK_S = 2.0
+_ADAPTER_CHECK_S = 1.0
+"""How soon an adapter's new folder is found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class Server:
     located: Located
     native: Model
     constraints: ConstraintCompiler
+    adapters: AdapterPool
     memory: MemoryPlan
     key: str
     key_origin: str
@@ -103,8 +115,9 @@ def build(
     """
     located = located or locate(settings, progress)
     native = open_native(settings, located, progress)
-    memory = plan_memory(settings, native)
-    opened = open_served(settings, located, native, memory)
+    adapters = find_adapters(settings, native)
+    memory = plan_memory(settings, native, adapters)
+    opened = open_served(settings, located, native, memory, adapters)
     key, origin = api_key(settings)
     first = asyncio.run(prepare_accounts(settings))
     database = Database(database_url(settings))
@@ -117,6 +130,7 @@ def build(
     worker_secret = secrets.token_urlsafe(32)
     services = Services(
         registry=ModelRegistry((opened.served,)),
+        adapters=opened.adapters,
         keys=keys,
         files=files,
         jobs=settings.jobs,
@@ -167,6 +181,7 @@ def build(
         located=located,
         native=native,
         constraints=opened.constraints,
+        adapters=opened.adapters,
         memory=memory,
         key=key,
         key_origin=origin,
@@ -332,12 +347,15 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
     warming = threading.Thread(
         target=warm_up_when_idle, args=(server, stopped), name="osslo-warm-up", daemon=True
     )
-
+    watching = threading.Thread(
+        target=watch_adapters, args=(server, stopped), name="osslo-adapters", daemon=True
+    )
     workers: list[Supervisor] = []
 
     def listening(url: str) -> None:
         on_listening(url)
         warming.start()
+        watching.start()
         if settings.jobs.worker:
             workers.append(Supervisor(worker_order(server, url)))
             workers[0].start()
@@ -374,6 +392,14 @@ def worker_order(server: Server, url: str) -> WorkerOrder:
         log_level=settings.log.log_level,
         log_format=settings.log.log_format,
     )
+
+
+def watch_adapters(
+    server: Server, stopped: threading.Event, *, check_s: float = _ADAPTER_CHECK_S
+) -> None:
+    """Find adapters that are added or removed while the server runs, until `stopped` is set."""
+    while server.settings.model.max_adapters and not stopped.wait(check_s):
+        server.adapters.catalogue.refresh()
 
 
 def warm_up_when_idle(

@@ -213,6 +213,19 @@ class ModelSettings:
     max_waiting: int = field(
         default=64, metadata=_rule(_integer(0, 100_000), "queue length before 503")
     )
+    max_adapters: int = field(
+        default=4, metadata=_rule(_integer(0, 1024), "LoRA adapters in memory together; 0 for none")
+    )
+    max_adapter_rank: int = field(
+        default=64, metadata=_rule(_integer(1, 4096), "largest rank of an adapter")
+    )
+    adapter_memory_bytes: int | None = field(
+        default=None,
+        metadata=_rule(
+            _optional(_integer(0, 1 << 50)),
+            "memory for adapters, counted in the plan; unset: of those there at the start",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

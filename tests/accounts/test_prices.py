@@ -147,3 +147,14 @@ def test_costs_are_whole_and_never_above_the_list(
 
 def test_no_price_is_none() -> None:
     assert price_for((), "m") is None
+
+
+def test_an_adapter_costs_what_its_base_does_unless_it_has_a_price() -> None:
+    moment = Clock().now()
+    base, own, any_ = (
+        Price(model, model, 1, 1, 1, 0, moment, None) for model in ("m:f", "m:f:one", "*")
+    )
+    assert price_for((base, own, any_), "m:f:one") is own
+    assert price_for((base, any_), "m:f:two") is base
+    assert price_for((base, any_), "alias:two", "m:f:two") is base
+    assert price_for((any_,), "m:f:two") is any_

@@ -95,9 +95,11 @@ class PriceService:
 
 
 def price_for(current: Sequence[Price], *names: str) -> Price | None:
-    """Among prices that hold now: that of the first of `names` that has one, else that of `*`."""
+    """Among prices that hold now: that of the first of `names` that has one, else that of `*`. A
+    model with an adapter, `MODEL:NAME`, without a price of its own costs what the model does."""
     by_model = {price.model: price for price in current}
-    for name in (*names, ANY_MODEL):
+    bases = [base for base, colon, _ in (name.rpartition(":") for name in names) if colon]
+    for name in (*names, *bases, ANY_MODEL):
         if name in by_model:
             return by_model[name]
     return None

@@ -15,7 +15,7 @@ import osslo
 from osslo.accounts.ledger.retention import usage_sweep
 from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.service import Accounts
-from osslo.api import docs, health, models, tokenize
+from osslo.api import adapters, docs, health, models, tokenize
 from osslo.api.accounts import routes as management
 from osslo.api.batches import routes as batches
 from osslo.api.chat_completions import routes as chat_completions
@@ -110,6 +110,7 @@ def create_app(services: Services) -> FastAPI:
     routers = (
         health.router,
         models.router,
+        adapters.router,
         chat_completions.router,
         stored_completions.router,
         completions.router,

@@ -24,6 +24,7 @@ from osslo.chat.metering import FreeMeter, Meter
 from osslo.chat.models import ModelRegistry
 from osslo.chat.moderation import GuardMode, load_policy
 from osslo.db.database import Database
+from osslo.engine.adapters import AdapterPool
 from osslo.errors import ShuttingDownError
 from osslo.settings import AccountsSettings, JobSettings, LimitSettings, StoreSettings
 from osslo.store.files import FileStore
@@ -89,6 +90,7 @@ class Services:
     limits: LimitSettings = field(default_factory=LimitSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     files: FileStore | None = None
+    adapters: AdapterPool | None = None
     jobs: JobSettings = field(default_factory=JobSettings)
     background: BackgroundResponses = field(default_factory=BackgroundResponses)
     judge: Judge = field(default_factory=lambda: Judge(load_policy(None)))

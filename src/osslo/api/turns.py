@@ -50,7 +50,7 @@ def served_model(services: Services, caller: Caller, name: str) -> ServedModel:
     caller's key does not allow it, or `OverloadedError` for a background caller while others wait
     for the model."""
     model = services.registry.get(name)
-    if caller.models is not None and not caller.models & {name, model.id}:
+    if caller.models is not None and not caller.models & _names_allowing(name, model):
         raise PermissionDeniedError(
             f"This key may not use the model {name!r}; it may use: "
             f"{', '.join(sorted(caller.models))}.",
@@ -72,6 +72,14 @@ def check_room(model: ServedModel) -> None:
             "As many requests are running or waiting as the server takes; try again later.",
             retry_after_s=full_for_s,
         )
+
+
+def _names_allowing(name: str, model: ServedModel) -> set[str]:
+    """What a key may hold to be let in. A base's name does not open its adapters, which may know
+    what others taught them; `BASE:*` opens all of them."""
+    if model.adapter is None:
+        return {name, model.id}
+    return {name, model.id, f"{name.removesuffix(model.adapter)}*", f"{model.base_id}:*"}
 
 
 async def start_turns(

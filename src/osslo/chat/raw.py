@@ -123,6 +123,7 @@ def prepare_raw(model: ServedModel, request: RawRequest) -> PreparedRaw:
             sampling=sampling,
             grammar=request.grammar,
             tenant=request.tenant,
+            adapter=model.adapter,
         ),
     )
 

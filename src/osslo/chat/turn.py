@@ -88,6 +88,7 @@ def prepare(model: ServedModel, request: ChatRequest, *, today: str) -> Prepared
             sampling=sampling,
             grammar=replace(form.grammar, read=prompt.begun) if form is not None else None,
             tenant=request.tenant,
+            adapter=model.adapter,
         ),
         effort=prompt.effort,
         stop=request.stop,

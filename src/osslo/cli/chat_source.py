@@ -59,7 +59,8 @@ class LocalSource:
 
     @property
     def title(self) -> str:
-        return self._model.name
+        adapter = self._model.adapter
+        return self._model.name if adapter is None else f"{self._model.name}:{adapter}"
 
     def ask(self, question: Question) -> Generator[TurnEvent, None, None]:
         return self._model.stream_chat(

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "verify": "Check a packed file's contents against its checksums.",
         "tune": "Teach a model your data.",
         "export": "Write an adapter, a merged model or a GGUF file for others.",
+        "adapters": "List, add and remove LoRA adapters.",
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
         "users": "Make and change users.",
         "keys": "Make, rotate and revoke API keys.",

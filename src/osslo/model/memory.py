@@ -88,7 +88,7 @@ class MemoryRequest:
     `context_tokens` bounds one request; `kv_tokens` positions are kept in all (None: one whole
     context, shared by whoever runs). `concurrent` sequences run together; `resume_points` places
     keep their windows so that later prompts can go on from there. A step has at most
-    `step_tokens` rows.
+    `step_tokens` rows. Adapters of up to `adapter_rank` take `adapter_bytes` together.
     """
 
     context_tokens: int
@@ -97,6 +97,8 @@ class MemoryRequest:
     resume_points: int = 32
     step_tokens: int = 512
     threads: int = 1
+    adapter_bytes: int = 0
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class MemoryPlan:
     window_kv_bytes: int
     scratch_bytes: int
     process_bytes: int
+    adapter_bytes: int
     available_bytes: int
     largest_context_tokens: int
 
@@ -125,7 +128,8 @@ class MemoryPlan:
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.scratch_bytes + self.process_bytes
+        rest = self.scratch_bytes + self.process_bytes + self.adapter_bytes
+        return self.weights_bytes + self.kv_bytes + rest
 
     @property
     def fits(self) -> bool:
@@ -133,8 +137,10 @@ class MemoryPlan:
 
     def rows(self) -> tuple[tuple[str, str], ...]:
         """Names and sizes, to be printed before loading."""
+        adapters = (("adapters", gib(self.adapter_bytes)),) if self.adapter_bytes else ()
         return (
             ("weights", gib(self.weights_bytes)),
+            *adapters,
             (f"KV for {self.request.context_tokens:,} tokens", gib(self.kv_bytes)),
             ("scratch", gib(self.scratch_bytes)),
             ("process", gib(self.process_bytes)),
@@ -249,6 +255,7 @@ def _plan(
         window_kv_bytes=window * page_bytes(config, PageKind.WINDOW, precision),
         scratch_bytes=scratch_bytes(config, request),
         process_bytes=PROCESS_BYTES,
+        adapter_bytes=request.adapter_bytes,
         available_bytes=available_bytes,
         largest_context_tokens=0,
     )
@@ -289,6 +296,7 @@ def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     floats += 4 * widest // BLOCK + request.threads * attention
     tiles = max(hidden, query, inner) * _TILE_BYTES_A_COLUMN * request.threads
     logits = 2 * request.concurrent * config.vocab_size  # as computed, and as sampled from
+    floats += max(3 * rows, pairs) * request.adapter_rank  # between a delta's two products
     return 4 * (floats + 8 * pairs + logits) + 3 * widest + tiles
 
 

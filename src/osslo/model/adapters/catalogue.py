@@ -72,6 +72,10 @@ class AdapterCatalogue:
         """Every folder found, by name, also those that cannot be served."""
         return tuple(known for _, known in sorted(self._known.values(), key=lambda k: k[1].name))
 
+    def offered(self) -> list[tuple[str, int]]:
+        """Names of those that can be served, and when they were added in seconds of Unix time."""
+        return [(known.name, known.added) for known in self.all() if known.files is not None]
+
     def get(self, name: str) -> KnownAdapter | None:
         """The adapter of this name, if its folder is there."""
         found = self._known.get(name)
