@@ -93,6 +93,7 @@ class Prefill:
 
     done: int
     total: int
+    cached: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ class ScriptedBackend:
             match step:
                 case Gate():
                     await step.wait()
-                case Prefill(done, total):
-                    yield PrefillProgress(request.request_id, done, total)
+                case Prefill(done, total, cached):
+                    yield PrefillProgress(request.request_id, done, total, cached)
                 case Fail(error):
                     raise error
                 case _:

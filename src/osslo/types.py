@@ -110,11 +110,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """`done_tokens` of `total_tokens` of the prompt are in the cache."""
+    """`done_tokens` of `total_tokens` of the prompt are in the cache; `cached_tokens` of them had
+    been there before the request (None: the backend tells only at the end)."""
 
     request_id: str
     done_tokens: int
     total_tokens: int
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

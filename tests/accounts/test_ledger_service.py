@@ -112,6 +112,22 @@ async def test_a_turn_is_charged_exactly_and_listed(ledger: Ledger, ann: User) -
     assert sum(use.completion_tokens for use in daily) == 50
 
 
+@pytest.mark.parametrize(
+    ("cached", "known", "prompt_cost"),
+    [
+        (40, True, 60 * 80 + 40 * 40),
+        (0, False, 100 * 40),
+    ],
+)
+async def test_a_cancelled_turn_pays_for_its_prompt_what_is_known(
+    ledger: Ledger, ann: User, cached: int, known: bool, prompt_cost: int
+) -> None:
+    usage = Usage(100, 50, cached_tokens=cached)
+    await run_turn(ledger, ann, TurnEnded(TurnEnd.ABORT, usage, cached_known=known))
+    await ledger.top_up(COMMAND_LINE, ann.id, 1, note=None, idempotency_key="flush")
+    assert await balance(ledger, ann) == DOLLAR + 1 - (prompt_cost + 50 * 320)
+
+
 async def test_without_money_there_is_no_turn(ledger: Ledger, ann: User) -> None:
     await ledger.top_up(COMMAND_LINE, ann.id, -DOLLAR, note=None, idempotency_key="k")
     with pytest.raises(QuotaError):

@@ -17,7 +17,7 @@ from osslo.types import SamplingParams
 from tests.chat.conftest import ServeScript
 from tests.engine.fakes import FakeModel
 from tests.engine.helpers import make_limits
-from tests.scripted import ByteVocabulary, Gate, Script, ScriptedBackend
+from tests.scripted import ByteVocabulary, Gate, Prefill, Script, ScriptedBackend
 
 VOCABULARY = ByteVocabulary()
 
@@ -137,7 +137,7 @@ async def test_a_refusal_is_raised_and_a_closed_stream_aborts(serve: ServeScript
     with pytest.raises(OverloadedError):
         await run(refusing, request(), ends)
     assert ends == []
-    model = serve(script=Script((VOCABULARY.tokens("abc"), Gate())))
+    model = serve(script=Script((Prefill(9, 9, 7), VOCABULARY.tokens("abc"), Gate())))
     stream = RawTurn(model, prepare_raw(model, request()), on_ended=ends.append).events()
     async for event in stream:
         if isinstance(event, RawDelta):
@@ -146,6 +146,7 @@ async def test_a_refusal_is_raised_and_a_closed_stream_aborts(serve: ServeScript
     assert isinstance(model.backend, ScriptedBackend)
     assert model.backend.abandoned.is_set()
     assert [end.reason for end in ends] == [TurnEnd.ABORT]
+    assert [(end.usage.cached_tokens, end.cached_known) for end in ends] == [(7, True)]
 
 
 # --- over the real engine -----------------------------------------------------------------------

@@ -138,6 +138,23 @@ async def test_closing_the_stream_aborts_at_once_and_reports_what_was_used(
     assert ends[0].usage.completion_tokens == len("final") + len("ab") + 2
 
 
+@pytest.mark.parametrize("cached", [7, None])
+async def test_a_closed_stream_tells_what_is_known_of_the_cached_prompt(
+    serve: ServeScript, vocabulary: ByteVocabulary, cached: int | None
+) -> None:
+    model = serve(script=Script((Prefill(9, 9, cached), vocabulary.tokens(FINAL + "abc"), Gate())))
+    ends: list[TurnEnded] = []
+    turn = Turn(model, prepare(model, request(), today="2026-11-22"), on_ended=ends.append)
+    stream = turn.events()
+    async for event in stream:
+        if isinstance(event, TextDelta):
+            break
+    await stream.aclose()
+    assert [(end.usage.cached_tokens, end.cached_known) for end in ends] == [
+        (cached or 0, cached is not None)
+    ]
+
+
 async def test_cancelling_while_waiting_aborts_and_reports(
     serve: ServeScript, vocabulary: ByteVocabulary
 ) -> None:

@@ -78,6 +78,8 @@ class Heard:
             return
         assert event.usage is not None
         assert event.usage.completion_tokens == len(self.tokens)
+        told = {progress.cached_tokens for progress in self.progress}
+        assert told <= {event.usage.cached_tokens}
         assert (event.error is not None) == (event.finish_reason is FinishReason.ERROR)
         self.end = event
 

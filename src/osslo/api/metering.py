@@ -70,7 +70,8 @@ class _LedgerCharge:
         await self._charge.keep_up()
 
     def settle(self, ended: TurnEnded) -> None:
-        self._charge.end(_counts(ended.usage, cached_known=True), self._outcome(ended))
+        counts = _counts(ended.usage, cached_known=ended.cached_known)
+        self._charge.end(counts, self._outcome(ended))
 
     def release(self, error: OssloError) -> None:
         outcome = Outcome(Status.REFUSED, error=error.code, duration_ms=self._elapsed_ms())

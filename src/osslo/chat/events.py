@@ -110,7 +110,8 @@ class ToolCallEnded:
 class TurnEnded:
     """The terminal event. `deviations` names each departure from the format that was mended;
     `first_output_s` is the time from start to the first reasoning, text or call; `stop_string` the
-    one of the caller's stop strings that ended the turn."""
+    one of the caller's stop strings that ended the turn. `cached_known` False: how much of the
+    prompt was cached was not learned before the end, and `usage` says 0."""
 
     reason: TurnEnd
     usage: Usage
@@ -119,6 +120,7 @@ class TurnEnded:
     deviations: tuple[str, ...] = ()
     first_output_s: float | None = None
     stop_string: str | None = None
+    cached_known: bool = True
 
 
 TurnEvent = (

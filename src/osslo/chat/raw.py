@@ -215,6 +215,7 @@ class RawTurn:
 
     def _adapt(self, item: TokenDelta | PrefillProgress) -> list[RawEvent]:
         if isinstance(item, PrefillProgress):
+            self._cached_tokens = item.cached_tokens
             return [PrefillProgressed(item.done_tokens, item.total_tokens)]
         events: list[RawEvent] = []
         for record in item.prompt_logprobs:
@@ -265,23 +266,26 @@ class RawTurn:
                 return self._ended(TurnEnd.STOP)
 
     def _ended(self, reason: TurnEnd, error: OssloError | None = None) -> TurnEnded:
+        counted = self._last.usage if self._last is not None else None
         return TurnEnded(
             reason=reason,
-            usage=self._usage(self._last.usage if self._last is not None else None),
+            usage=self._usage(counted),
             timings=self._last.timings if self._last is not None else None,
             error=error,
             first_output_s=self._first_output_s,
             stop_string=self._writer.stop_string,
+            cached_known=counted is not None or self._cached_tokens is not None,
         )
 
     def _usage(self, counted: Usage | None) -> Usage:
         """The backend's count, except that a completion cut at a stop string counts up to it."""
-        own = Usage(len(self._generation.prompt), self._writer.tokens)
+        cached = self._cached_tokens or 0
+        own = Usage(len(self._generation.prompt), self._writer.tokens, cached_tokens=cached)
         whole = own if counted is None or self._writer.stopped else counted
         return Usage(
             own.prompt_tokens,
             whole.completion_tokens,
-            cached_tokens=counted.cached_tokens if counted is not None else 0,
+            cached_tokens=(counted or own).cached_tokens,
         )
 
     async def _open_charge(self) -> Charge:

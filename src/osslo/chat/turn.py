@@ -180,6 +180,7 @@ class Turn:
 
     def _adapt(self, item: TokenDelta | PrefillProgress) -> list[TurnEvent]:
         if isinstance(item, PrefillProgress):
+            self._cached_tokens = item.cached_tokens
             return [PrefillProgressed(item.done_tokens, item.total_tokens)]
         events: list[TurnEvent] = []
         known = len(item.logprobs) == len(item.tokens)
@@ -228,11 +229,13 @@ class Turn:
             deviations=tuple(self._assembler.deviations),
             first_output_s=self._first_output_s,
             stop_string=self._assembler.stop_string,
+            cached_known=last.usage is not None or self._cached_tokens is not None,
         )
 
     def _usage(self, counted: Usage | None) -> Usage:
         """The backend's count, except that a turn cut at a stop string counts up to it."""
-        own = Usage(len(self._generation.prompt), self._assembler.tokens)
+        cached = self._cached_tokens or 0
+        own = Usage(len(self._generation.prompt), self._assembler.tokens, cached_tokens=cached)
         counted = counted or own
         return Usage(
             prompt_tokens=own.prompt_tokens,

@@ -166,7 +166,8 @@ class Runner:
         if done <= seq.progress_tokens:
             return []
         seq.progress_tokens = done
-        return [(seq, PrefillProgress(seq.request_id, done, seq.prompt_tokens))]
+        cached = seq.cached_tokens
+        return [(seq, PrefillProgress(seq.request_id, done, seq.prompt_tokens, cached))]
 
     def _sample(self, seq: Sequence, row: NDArray[np.float32]) -> Emission:
         try:
