@@ -222,6 +222,37 @@ async def test_one_that_was_swept_alive_charges_the_rest(ledger: Ledger) -> None
     assert tuple(daily) == (1, 90, row.cost_nanousd)
 
 
+async def test_one_that_was_swept_alive_and_dies_later_loses_one_step(ledger: Ledger) -> None:
+    """A process that stood still is swept, goes on, and is killed: what it generated after the
+    sweep is durable step by step, as before it."""
+    await ledger.give("ann", DOLLAR)
+    charge = await ledger.open()
+    async with ledger.database.read() as session:
+        reservation_id = (await session.execute(text("SELECT id FROM reservations"))).scalar_one()
+    for told in range(1, 401):
+        charge.progress(Counts(100, told, cached_tokens=0))
+        await charge.keep_up()
+        if told == 70:
+            assert await ledger.writer.sweep([Sweep(reservation_id, "ann")]) == 1
+        if told > 70 and told % 9 == 0:
+            async with ledger.database.read() as session:
+                query = text("SELECT completion_tokens, balance_nanousd FROM usage, balances")
+                durable, balance = (await session.execute(query)).one()
+            assert told - durable <= 64
+            assert DOLLAR - balance == 100 * 80 + durable * 320
+    (row,) = await ledger.usage()
+    assert row.status == "crashed"
+    ended = charge.end(Counts(100, 400, cached_tokens=0), DONE)
+    assert ended is not None
+    assert await ended == 100 * 80 + 400 * 320
+    (row,) = await ledger.usage()
+    assert (row.status, row.completion_tokens) == ("completed", 400)
+    async with ledger.database.read() as session:
+        columns = "requests, completion_tokens, cost_nanousd"
+        daily = (await session.execute(text(f"SELECT {columns} FROM usage_daily"))).one()
+    assert tuple(daily) == (1, 400, row.cost_nanousd)
+
+
 async def test_the_rest_is_charged_only_as_far_as_money_goes(ledger: Ledger) -> None:
     await ledger.give("ann", MOST)
     charge = await ledger.open()

@@ -15,6 +15,7 @@ from osslo.accounts.ledger.operations import (
     Beat,
     End,
     Farewell,
+    Late,
     Operation,
     Post,
     Posted,
@@ -74,13 +75,14 @@ class Ended:
 class Loaded:
     """The rows that a batch of operations needs, locked until its transaction ends.
 
-    `ending` are the open reservations that the batch ends; `known` those it asks for that exist
-    already; `ended` what is on record of those that have ended before. `posted` maps idempotency
+    `ending` are the open reservations that the batch ends; `running` the ids of others that are
+    open; `known` those it asks for that exist already; `ended` what is on record of those that have ended before. `posted` maps idempotency
     keys that exist to (user, kind, amount). `headroom` is what keys with a limit may still spend.
     """
 
     balances: dict[str, int] = field(default_factory=dict)
     ending: dict[str, Reservation] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
     known: dict[str, Reservation] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
     posted: dict[str, tuple[str, str, int]] = field(default_factory=dict)
@@ -112,9 +114,10 @@ class Book:
         match operation:
             case Reserve():
                 return self._reserve(operation)
-            case Progress(reservation_id, _, counts):
-                self._progress(reservation_id, counts)
-                return None
+            case Progress(reservation_id, counts):
+                return self._progress(reservation_id, counts)
+            case Late(reservation, counts):
+                self._late(reservation, counts)
             case End(reservation, counts, outcome):
                 return self._end(reservation, counts, outcome)
             case Sweep(reservation_id):
@@ -157,12 +160,21 @@ class Book:
             return replace(wanted, max_tokens=covered, reserved_nanousd=most)
         raise _refusal(wanted, balance, headroom, covered)
 
-    def _progress(self, reservation_id: str, counts: Counts) -> None:
-        opened = self.opened.get(reservation_id)
-        if opened is not None:
-            self.opened[reservation_id] = replace(opened, counts=counts)
-        else:
+    def _progress(self, reservation_id: str, counts: Counts) -> bool:
+        for held in (self.opened, self._loaded.ending):
+            if reservation_id in held:
+                held[reservation_id] = replace(held[reservation_id], counts=counts)
+                return True
+        if reservation_id in self._loaded.running:
             self.progressed[reservation_id] = counts
+        return reservation_id in self._loaded.running
+
+    def _late(self, known: Reservation, counts: Counts) -> None:
+        ended = self._loaded.ended.get(known.id)
+        if ended is None or ended.status is not Status.CRASHED:
+            return
+        if counts.completion_tokens > ended.completion_tokens:
+            self._charge_late(known, ended, counts, Outcome(Status.CRASHED))
 
     def _end(self, known: Reservation, counts: Counts, outcome: Outcome) -> int:
         found = self._take(known.id)
@@ -203,7 +215,7 @@ class Book:
         exact = min(reservation.rates.cost(counts), reservation.reserved_nanousd)
         balance = self.balances.get(reservation.user_id, 0)
         rest = max(0, min(exact - ended.cost_nanousd, balance))
-        self._move(reservation, EntryKind.LATE, -rest)
+        self._move(reservation, EntryKind.LATE, -rest, f":{counts.completion_tokens}")
         cost = ended.cost_nanousd + rest
         self._record(NewUsage(reservation, counts, outcome, cost, correction=ended))
         return cost
@@ -256,7 +268,9 @@ class Book:
 
     # --- entries ---------------------------------------------------------------------------------
 
-    def _move(self, reservation: Reservation, kind: EntryKind, amount_nanousd: int) -> None:
+    def _move(
+        self, reservation: Reservation, kind: EntryKind, amount_nanousd: int, step: str = ""
+    ) -> None:
         if amount_nanousd == 0:
             return
         balance = self.balances.get(reservation.user_id, 0) + amount_nanousd
@@ -266,7 +280,7 @@ class Book:
                 kind=kind,
                 amount_nanousd=amount_nanousd,
                 balance_nanousd=balance,
-                idempotency_key=f"{kind.value}:{reservation.id}",
+                idempotency_key=f"{kind.value}:{reservation.id}{step}",
                 request_id=reservation.request_id,
             )
         )

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
-from osslo.accounts.ledger.operations import End, Progress, Reserve, Result
+from osslo.accounts.ledger.operations import End, Late, Progress, Reserve, Result
 from osslo.accounts.ledger.records import Counts, Outcome, Rates, Reservation
 from osslo.accounts.ledger.writer import LedgerWriter
 
@@ -85,7 +85,7 @@ class OpenCharge:
         self._last = reservation.counts
         self._largest_step = 1
         self._caught_up = asyncio.Event()
-        self._ended = False
+        self._ended = self._swept = False
 
     @property
     def max_tokens(self) -> int:
@@ -111,11 +111,18 @@ class OpenCharge:
             await self._caught_up.wait()
 
     def _make_durable(self) -> None:
-        reservation, told = self._reservation, self._told
+        reservation, told, counts = self._reservation, self._told, self._last
         self._queued = told
-        done = self._writer.put(Progress(reservation.id, reservation.user_id, self._last))
+        if self._swept:
+            done = self._writer.put(Late(reservation, counts))
+        else:
+            done = self._writer.put(Progress(reservation.id, counts))
 
-        def became_durable(_: asyncio.Future[Result]) -> None:
+        def became_durable(done: asyncio.Future[Result]) -> None:
+            if done.result() is False and not self._ended:
+                self._swept = True  # what is durable from now on is what is charged
+                self._make_durable()
+                return
             self._durable = max(self._durable, told)
             self._caught_up.set()
 

@@ -18,8 +18,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from osslo.accounts.ledger.book import Book, Ended, Loaded, NewUsage
 from osslo.accounts.ledger.operations import (
     End,
+    Late,
     Operation,
     Post,
+    Progress,
     Reserve,
     Result,
     Sweep,
@@ -104,6 +106,8 @@ def _load(
     again: bool,
 ) -> Loaded:
     users, reserves, ends, posts = _named(operations)
+    running = {each.reservation_id for each in operations if isinstance(each, Progress)}
+    late = {each.reservation.id for each in operations if isinstance(each, Late)}
     loaded = Loaded()
     if posts:
         _make_balances(connection, sorted({post.user_id for post in posts}))
@@ -111,7 +115,10 @@ def _load(
         loaded.balances = _balances(connection, sorted(users))
     if ends:
         loaded.ending = _take_reservations(connection, ends)
+    if running:
+        loaded.running = _running(connection, running - loaded.ending.keys())
     unknown = ends - loaded.ending.keys() - {each.reservation.id for each in reserves}
+    unknown |= late
     if again:
         wanted = {each.reservation.id for each in reserves}
         loaded.known = _known_reservations(connection, wanted - loaded.ending.keys())
@@ -141,6 +148,8 @@ def _named(
             case End(reservation):
                 users.add(reservation.user_id)
                 ends.add(reservation.id)
+            case Late(reservation):
+                users.add(reservation.user_id)
             case Sweep(reservation_id, user_id):
                 users.add(user_id)
                 ends.add(reservation_id)
@@ -180,6 +189,15 @@ def _take_reservations(connection: Connection, ids: set[str]) -> dict[str, Reser
     query = delete(_RESERVATIONS).where(_RESERVATIONS.c.id.in_(_among(ids)))
     rows = connection.execute(query.returning(_RESERVATIONS))
     return {row.id: _reservation(row) for row in rows}
+
+
+def _running(connection: Connection, ids: set[str]) -> set[str]:
+    """Which of them are open, and stay so until this transaction ends."""
+    if not ids:
+        return set()
+    query = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(_among(ids)))
+    rows = connection.execute(query.order_by(_RESERVATIONS.c.id).with_for_update())
+    return set(rows.scalars())
 
 
 def _known_reservations(connection: Connection, ids: set[str]) -> dict[str, Reservation]:

@@ -21,10 +21,18 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So much of a request was generated and may be charged after a crash."""
+    """So much of a request was generated and may be charged after a crash. Gives whether the
+    request is still open: it is not where another process took this one for dead and swept it."""
 
     reservation_id: str
-    user_id: str
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """So much was generated of a request that was swept while it ran: charge what came since."""
+
+    reservation: Reservation
     counts: Counts
 
 
@@ -72,7 +80,7 @@ class Farewell:
     process_id: str
 
 
-Operation = Reserve | Progress | End | Sweep | Post | Beat | Farewell
+Operation = Reserve | Progress | Late | End | Sweep | Post | Beat | Farewell
 
 LEAST_OUTPUT_TOKENS = 16
 """A request whose money covers fewer output tokens than this (and than it asks for) is refused."""
