@@ -47,11 +47,19 @@ class Steps(Protocol):
         ...
 
 
-def steps_of(database: Database) -> Steps:
-    """The way to run steps on `database`."""
+FROZEN_S = 5.0
+"""How long PostgreSQL keeps the locks of a step whose process says nothing more."""
+
+
+def steps_of(database: Database, *, frozen_s: float = FROZEN_S) -> Steps:
+    """The way to run steps on `database`.
+
+    A process that stands still in the middle of a step (a suspended machine) holds locks that all
+    other replicas wait for: after `frozen_s` PostgreSQL rolls its step back and cuts it off.
+    """
     if database.is_sqlite:
         return _SqliteSteps(database)
-    return _PostgresSteps(database)
+    return _PostgresSteps(database, frozen_s)
 
 
 class _SqliteSteps:
@@ -98,9 +106,13 @@ class _PostgresSteps:
     lost in between, it was cut off too, and says so.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, frozen_s: float) -> None:
+        limits = {"idle_in_transaction_session_timeout": str(round(frozen_s * 1000))}
         self._engine: AsyncEngine = create_async_engine(
-            database.url, poolclass=NullPool, hide_parameters=True
+            database.url,
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args={"server_settings": limits},
         )
         self._flushing: AsyncConnection | None = None
         self._kept: AsyncConnection | None = None
@@ -147,9 +159,9 @@ async def _drop(connection: AsyncConnection | None) -> None:
 _NO_WAIT = text("SET LOCAL synchronous_commit = off")
 _FLUSH = text("SELECT pg_logical_emit_message(true, 'osslo', '')")
 
-_TRANSIENT_SQLSTATES = ("08", "40", "53", "55", "57", "58")
+_TRANSIENT_SQLSTATES = ("08", "25P03", "40", "53", "55", "57", "58")
 """Classes of PostgreSQL's codes: connection, rollback (deadlock), resources, locks, operator's
-intervention (shutdown, start-up), system."""
+intervention (shutdown, start-up), system; and the code of a step that stood still for too long."""
 
 _TRANSIENT_SQLITE = frozenset(
     {
