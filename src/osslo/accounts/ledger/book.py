@@ -76,8 +76,9 @@ class Loaded:
     """The rows that a batch of operations needs, locked until its transaction ends.
 
     `ending` are the open reservations that the batch ends; `running` the ids of others that are
-    open; `known` those it asks for that exist already; `ended` what is on record of those that have ended before. `posted` maps idempotency
-    keys that exist to (user, kind, amount). `headroom` is what keys with a limit may still spend.
+    open; `known` those it asks for that exist already; `ended` what is on record of those that have
+    ended before. `posted` maps idempotency keys that exist to (user, kind, amount). `headroom` is
+    what keys with a limit may still spend.
     """
 
     balances: dict[str, int] = field(default_factory=dict)
