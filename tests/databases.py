@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,8 +67,9 @@ def postgres_binaries() -> Path:
 class PostgresProcess:
     """The server as a process that a test may kill and start again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._environment = None if environment is None else {**os.environ, **environment}
         self._data = folder / "data"
         self._binaries = postgres_binaries()
         self._user = PACKAGE_USER if os.geteuid() == 0 else None
@@ -88,6 +89,7 @@ class PostgresProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=self.folder,
+                env=self._environment,
             )
         self._run("pg_isready", "-h", str(self.folder), "-t", "30", "-q", retry=True)
 
