@@ -19,11 +19,12 @@ STRICT_BUILD := $(if $(CI),--config-settings=cmake.define.OSSLO_WARNINGS_AS_ERRO
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench bench-peers bench-depth small-machine agreement synth bfcl conformance clean
+	asan bench fault-injection bench-peers bench-depth small-machine agreement synth bfcl \
+	conformance clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- install and build ---------------------------------------------------------------------------
 
@@ -70,6 +71,9 @@ agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.j
 
 small-machine: $(BUILT) ## root: the packed model PACKED=... in 15 GiB, page cache counted
 	@$(PYTHON_BIN) bench/small_machine.py $(PACKED) --out build/small-machine.json
+
+fault-injection: $(DEV) ## kill servers under load and audit the ledger; writes build/fault-injection.json
+	@$(PYTHON_BIN) -m bench.faults $(FAULTS_ARGS) --out build/fault-injection.json
 
 # Training frees and takes the same big blocks at each step: glibc is told to keep them.
 train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint

@@ -1,7 +1,7 @@
 """What a server notes outside its own memory, so that it can be read after a SIGKILL.
 
 One append-only file of lines, written by one `write` each: the kernel keeps what was written
-whatever happens to the process. Beside it a gauge in shared memory, for those who wait for a moment.
+whatever happens to the process. Beside it a gauge in shared memory, for whoever waits for a moment.
 
     up URL                   it listens
     a ID PROMPT MOST         the engine was asked for a request, with so many output tokens granted

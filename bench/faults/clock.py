@@ -1,4 +1,4 @@
-"""A process's own wall clock, set from outside: builds `clock.c`, and owns the file that moves it."""
+"""A process's own wall clock, set from outside: builds `clock.c`, owns the file that moves it."""
 
 from __future__ import annotations
 

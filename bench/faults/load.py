@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
@@ -70,42 +69,38 @@ async def _run(plan: LoadPlan, ports: Any, sent: Any, stop: Any) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits, trust_env=False) as client:
         with plan.told.open("w", encoding="utf-8") as told:
-            workers = [
-                _work(client, plan, random.Random(f"{plan.seed}-{seat}-{place}"), seat, ports, sent,
-                      stop, told)
-                for seat in range(len(ports))
-                for place in range(plan.workers)
-            ]  # fmt: skip
-            await asyncio.gather(*workers)
+            common = _Common(plan, client, ports, sent, stop, told)
+            places = [(seat, place) for seat in range(len(ports)) for place in range(plan.workers)]
+            await asyncio.gather(*(_work(common, seat, place) for seat, place in places))
 
 
-async def _work(
-    client: httpx.AsyncClient,
-    plan: LoadPlan,
-    dice: random.Random,
-    seat: int,
-    ports: Any,
-    sent: Any,
-    stop: Any,
-    told: TextIO,
-) -> None:
-    while not stop.value:
-        port = ports[seat]
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What all workers share."""
+
+    plan: LoadPlan
+    client: httpx.AsyncClient
+    ports: Any
+    sent: Any
+    stop: Any
+    told: TextIO
+
+
+async def _work(common: _Common, seat: int, place: int) -> None:
+    dice = random.Random(f"{common.plan.seed}-{seat}-{place}")
+    while not common.stop.value:
+        port = common.ports[seat]
         if not port:
             await asyncio.sleep(0.05)
             continue
-        person = _someone(plan.people, dice)
-        asked = _request(dice)
-        with sent.get_lock():
-            sent.value += 1
-        outcome = await _ask(client, f"http://127.0.0.1:{port}", person.key, asked)
-        told.write(json.dumps({"path": asked.path, "means": person.means} | outcome) + "\n")
+        person, asked = dice.choice(common.plan.people), _request(dice)
+        with common.sent.get_lock():
+            common.sent.value += 1
+        outcome = await _ask(common.client, f"http://127.0.0.1:{port}", person.key, asked)
+        line = {"path": asked.path, "means": person.means} | outcome
+        common.told.write(json.dumps(line) + "\n")
         if outcome["status"] != 200:
             await asyncio.sleep(dice.uniform(0.02, 0.2))
-
-
-def _someone(people: Sequence[Person], dice: random.Random) -> Person:
-    return dice.choice(people)
 
 
 def _request(dice: random.Random) -> Asked:

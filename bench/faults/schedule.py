@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -198,7 +198,7 @@ class Saboteur:
         self.tally.clock_jumps += 1
 
     def _give(self) -> None:
-        """Money for one of the poor; if the database is away it is tried again, as the same gift."""
+        """Money for one of the poor; the same gift is tried again if the database is away."""
         poor = [person for person in self.people if person.means is Means.POOR]
         person = poor[self._gifts % len(poor)]
         name = f"gift {self._gifts}"
@@ -225,6 +225,3 @@ def _phase_of(kinds: int, aim: Phase) -> Phase:
 def lacking(tally: Tally, least: int) -> list[Phase]:
     """The phases that have had fewer than `least` kills."""
     return [phase for phase in Phase if tally.phases[phase] < least]
-
-
-Until = Callable[[], bool]
