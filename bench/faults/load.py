@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import httpx
 
-from bench.faults.people import Person
+from bench.faults.people import Means, Person
 
 _CANCELLED_SHARE = 0.08
 _TIMEOUT_S = 180.0
@@ -58,18 +58,18 @@ class Asked:
 def run(
     plan: LoadPlan,
     ports: SynchronizedArray[int],
-    sent: Synchronized[int],
+    accepted: Synchronized[int],
     stop: Synchronized[bool],
 ) -> None:
     """Send until `stop`, and let what runs end. The main function of a process of its own."""
-    asyncio.run(_run(plan, ports, sent, stop))
+    asyncio.run(_run(plan, ports, accepted, stop))
 
 
-async def _run(plan: LoadPlan, ports: Any, sent: Any, stop: Any) -> None:
+async def _run(plan: LoadPlan, ports: Any, accepted: Any, stop: Any) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits, trust_env=False) as client:
         with plan.told.open("w", encoding="utf-8") as told:
-            common = _Common(plan, client, ports, sent, stop, told)
+            common = _Common(plan, client, ports, accepted, stop, told)
             places = [(seat, place) for seat in range(len(ports)) for place in range(plan.workers)]
             await asyncio.gather(*(_work(common, seat, place) for seat, place in places))
 
@@ -81,7 +81,7 @@ class _Common:
     plan: LoadPlan
     client: httpx.AsyncClient
     ports: Any
-    sent: Any
+    accepted: Any
     stop: Any
     told: TextIO
 
@@ -93,14 +93,21 @@ async def _work(common: _Common, seat: int, place: int) -> None:
         if not port:
             await asyncio.sleep(0.05)
             continue
-        person, asked = dice.choice(common.plan.people), _request(dice)
-        with common.sent.get_lock():
-            common.sent.value += 1
+        person, asked = _someone(common.plan.people, dice), _request(dice)
         outcome = await _ask(common.client, f"http://127.0.0.1:{port}", person.key, asked)
         line = {"path": asked.path, "means": person.means} | outcome
         common.told.write(json.dumps(line) + "\n")
-        if outcome["status"] != 200:
+        if outcome["status"] == 200:
+            with common.accepted.get_lock():
+                common.accepted.value += 1
+        else:
             await asyncio.sleep(dice.uniform(0.02, 0.2))
+
+
+def _someone(people: tuple[Person, ...], dice: random.Random) -> Person:
+    """Those who are short of money call less often: most of what they ask for is refused."""
+    weights = [1.0 if person.means is Means.RICH else 0.3 for person in people]
+    return dice.choices(people, weights)[0]
 
 
 def _request(dice: random.Random) -> Asked:

@@ -53,7 +53,7 @@ class Stage:
 
 
 Progress = Callable[[int, int], None]
-"""Told how many requests were sent and how many kills were done."""
+"""Told how many requests were accepted and how many kills were done."""
 
 
 def run(plan: RunPlan, folder: Path, progress: Progress) -> list[Row]:
@@ -78,16 +78,15 @@ def run(plan: RunPlan, folder: Path, progress: Progress) -> list[Row]:
         told = folder / "told.jsonl"
         try:
             fleet.open(SEATS)
-            sent = _under_load(
-                plan, saboteur, LoadPlan(people, plan.workers, told, plan.seed), progress
-            )
+            calls = LoadPlan(people, plan.workers, told, plan.seed)
+            _under_load(plan, saboteur, calls, progress)
             _wait_until_swept(stage.url)
         finally:
             fleet.close()
         books = asyncio.run(read_books(stage.url))
     answers = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines()]
     money = audit(books, witnessed(fleet.boxes), answers, DURABLE_EVERY_TOKENS)
-    return [*money, *_done(plan, saboteur.tally, sent, answers)]
+    return [*money, *_done(plan, saboteur.tally, answers)]
 
 
 @contextmanager
@@ -109,22 +108,22 @@ def _database(kind: str, folder: Path, library: Path) -> Iterator[Stage]:
         process.stop()
 
 
-def _under_load(plan: RunPlan, saboteur: Saboteur, load_plan: LoadPlan, progress: Progress) -> int:
-    """Requests and faults side by side until there were enough of both; the requests sent."""
+def _under_load(plan: RunPlan, saboteur: Saboteur, load_plan: LoadPlan, progress: Progress) -> None:
+    """Requests and faults side by side until there were enough of both."""
     fleet = saboteur.fleet
-    sent = fleet.context.Value("q", 0)
+    accepted = fleet.context.Value("q", 0)
     stop = fleet.context.Value("b", False)
     caller = fleet.context.Process(
-        target=load.run, args=(load_plan, fleet.ports, sent, stop), daemon=True
+        target=load.run, args=(load_plan, fleet.ports, accepted, stop), daemon=True
     )
     caller.start()
     try:
-        while not _is_enough(plan, sent.value, saboteur.tally):
+        while not _is_enough(plan, accepted.value, saboteur.tally):
             saboteur.tend()
-            progress(sent.value, saboteur.tally.kills)
+            progress(accepted.value, saboteur.tally.kills)
             if not caller.is_alive():
                 raise RuntimeError("the load ended by itself")
-            if sent.value * plan.kills >= (saboteur.tally.kills + 0.5) * plan.requests:
+            if accepted.value * plan.kills >= (saboteur.tally.kills + 0.5) * plan.requests:
                 saboteur.strike(lacking(saboteur.tally, plan.kills_in_each_phase))
             else:
                 time.sleep(0.02)
@@ -136,12 +135,11 @@ def _under_load(plan: RunPlan, saboteur: Saboteur, load_plan: LoadPlan, progress
         caller.join(0.05)
     if caller.exitcode:
         raise RuntimeError("the load failed")
-    return int(sent.value)
 
 
-def _is_enough(plan: RunPlan, sent: int, tally: Tally) -> bool:
+def _is_enough(plan: RunPlan, accepted: int, tally: Tally) -> bool:
     missing = lacking(tally, plan.kills_in_each_phase)
-    return sent >= plan.requests and tally.kills >= plan.kills and not missing
+    return accepted >= plan.requests and tally.kills >= plan.kills and not missing
 
 
 def _wait_until_swept(database_url: str) -> None:
@@ -152,16 +150,17 @@ def _wait_until_swept(database_url: str) -> None:
         time.sleep(0.2)
 
 
-def _done(plan: RunPlan, tally: Tally, sent: int, answers: list[dict[str, Any]]) -> list[Row]:
+def _done(plan: RunPlan, tally: Tally, answers: list[dict[str, Any]]) -> list[Row]:
     """The rows that say what was done."""
 
     def at_least(name: str, value: int, target: int) -> Row:
         return Row(name, value, target, value, is_least=True)
 
+    accepted = sum(each["status"] == 200 for each in answers)
     refused = [each for each in answers if each["status"] not in (0, 200)]
     broken = [each for each in answers if each["status"] >= 500 and each["status"] != 503]
     return [
-        at_least("requests", sent, plan.requests),
+        at_least("requests", accepted, plan.requests),
         at_least("kills", tally.kills, plan.kills),
         *(
             at_least(f"kills_in_{phase}", tally.phases[phase], plan.kills_in_each_phase)

@@ -30,6 +30,7 @@ LEAST_LIVE = 8
 _POLL_S = 0.00005
 _INTO_PHASE_S = 0.0015
 _PHASE_WAIT_S = 5.0
+_ALL_STANDING_S = 20.0
 _GIFT_EVERY_S = 4.0
 _LARGEST_JUMP_S = 6 * 3600.0
 
@@ -139,7 +140,9 @@ class Saboteur:
     def _is_in(self, aim: Phase, reading: Reading) -> bool:
         if reading.live < LEAST_LIVE:
             return False
-        return aim is Phase.STREAM or bool(reading.kinds & _BITS[aim])
+        if aim is Phase.STREAM:
+            return not reading.kinds & (RESERVE | SETTLE | SWEEP)
+        return bool(reading.kinds & _BITS[aim])
 
     def _standing(self) -> list[Seat]:
         seats = [
@@ -164,13 +167,14 @@ class Saboteur:
     def _restart_database(self) -> None:
         """PostgreSQL stops without a shutdown and recovers, and often a server dies with it. SQLite
         has no process of its own: all servers die at once, and the next one recovers the WAL."""
-        seats = [seat for seat in self._standing() if seat.live >= LEAST_LIVE]
         if self.postgres is None:
-            if len(seats) < len(self.fleet.seats):
-                return
+            seats = self._all_standing()
             for seat in seats:
                 self._kill(seat, Phase.STREAM)
+            if not seats:
+                return
         else:
+            seats = [seat for seat in self._standing() if seat.live >= LEAST_LIVE]
             self.postgres.stop(signal.SIGQUIT)
             if seats and self.dice.random() < 0.5:
                 time.sleep(self.dice.uniform(0.0, 0.5))
@@ -178,6 +182,18 @@ class Saboteur:
             time.sleep(self.dice.choice((0.0, 0.5, 2.0)))
             self.postgres.start()
         self.tally.database_restarts += 1
+
+    def _all_standing(self) -> list[Seat]:
+        """All seats, at a moment at which each has enough live streams; none if that does not
+        come."""
+        deadline = time.monotonic() + _ALL_STANDING_S
+        while time.monotonic() < deadline:
+            seats = [seat for seat in self._standing() if seat.live >= LEAST_LIVE]
+            if len(seats) == len(self.fleet.seats):
+                return seats
+            self.tend()
+            time.sleep(_POLL_S)
+        return []
 
     def _suspend(self) -> None:
         """A process stands still until others hold it for dead; half of them die soon after."""
