@@ -27,6 +27,7 @@ def main() -> int:
     """Run; 1 if a row misses its target."""
     options = _options()
     seed = secrets.randbits(32) if options.seed is None else options.seed
+    commit = _commit()
     sys.stdout.write(f"seed {seed}\n")
     rows: list[dict[str, object]] = []
     for database in DATABASES if options.database == "all" else (options.database,):
@@ -47,7 +48,7 @@ def main() -> int:
         ]  # fmt: skip
     report = {
         "machine": machine.describe(),
-        "commit": _commit(),
+        "commit": commit,
         "command": " ".join(["python -m bench.faults", *sys.argv[1:]]),
         "seed": seed,
         "lease_s": options.lease_s,

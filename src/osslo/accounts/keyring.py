@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_network
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-
 from osslo.accounts.backoff import BackOff, network_of
 from osslo.accounts.context import Context
 from osslo.accounts.fields import Network, in_networks
 from osslo.accounts.options import options_from
+from osslo.accounts.reachable import Reachable
 from osslo.accounts.records import Key, KeyHolder, KeyState, Options, User, UserState
 from osslo.accounts.repository import keys, settings, users
 from osslo.accounts.secrets import well_formed
-from osslo.errors import AuthenticationError, OverloadedError, PermissionDeniedError
+from osslo.errors import AuthenticationError, PermissionDeniedError
 
 FRESH_S = 0.5
 _CACHED = 10_000
@@ -119,7 +118,7 @@ class Keyring:
 
     async def user(self, user_id: str) -> User | None:
         """An active user, as the database has it now; for work that goes on without a key."""
-        async with _Reading(), self._context.database.read() as session:
+        async with Reachable(), self._context.database.read() as session:
             user = await users.by_id(session, user_id)
         return user if user is not None and user.state is UserState.ACTIVE else None
 
@@ -134,7 +133,7 @@ class Keyring:
         await self._look_again()
         hashed = self._hash_of.get(key_id)
         if hashed is None:
-            async with _Reading(), self._context.database.read() as session:
+            async with Reachable(), self._context.database.read() as session:
                 hashed = await keys.hash_of(session, key_id)
         if hashed is None:
             return None
@@ -148,7 +147,7 @@ class Keyring:
             if self._clock() - self._checked_at < self._fresh_s:
                 return
             asked_at = self._clock()
-            async with _Reading(), self._context.database.read() as session:
+            async with Reachable(), self._context.database.read() as session:
                 version = await settings.version(session)
                 if version != self._version:
                     self._any_users = await users.any_exist(session)
@@ -161,7 +160,7 @@ class Keyring:
 
     async def _load(self, hashed: str) -> _Known | None:
         version = self._version
-        async with _Reading(), self._context.database.read() as session:
+        async with Reachable(), self._context.database.read() as session:
             holder = await keys.holder(session, hashed)
         if holder is None:
             return None
@@ -187,21 +186,6 @@ class Keyring:
                 "change the key's networks.",
                 code="network_not_allowed",
             )
-
-
-class _Reading:
-    """Turns a database that cannot be reached into the error that callers can act on."""
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OperationalError | InterfaceError | OSError):
-            raise OverloadedError(
-                "Keys cannot be checked, because the database is out of reach; try again soon.",
-                code="database_unavailable",
-                retry_after_s=2,
-            ) from error
 
 
 def _check_works(known: _Known, now: datetime) -> None:

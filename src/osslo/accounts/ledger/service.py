@@ -20,6 +20,7 @@ from osslo.accounts.ledger.writer import LedgerWriter
 from osslo.accounts.options import options_from
 from osslo.accounts.permissions import check_least
 from osslo.accounts.prices import PriceService
+from osslo.accounts.reachable import Reachable
 from osslo.accounts.records import Actor, Role, User
 from osslo.accounts.repository import settings
 from osslo.db.steps import steps_of
@@ -139,12 +140,14 @@ class CachedRates:
         self._known: dict[str, tuple[float, Rates]] = {}
 
     async def of(self, model: str) -> Rates:
-        """The rates of `model`; nothing where it has no price."""
+        """The rates of `model`; nothing where it has no price. Raises `OverloadedError` while the
+        database is away."""
         known = self._known.get(model)
         now = self._clock()
         if known is not None and now - known[0] < _PRICES_FOR_S:
             return known[1]
-        price = await self._prices.of(model)
+        async with Reachable():
+            price = await self._prices.of(model)
         rates = (
             FREE
             if price is None
