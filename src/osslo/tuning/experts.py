@@ -144,7 +144,8 @@ class Experts(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[1, T, d]` to the same shape, and the routing weights `[T, active]`."""
         rows = hidden.flatten(0, 1)
-        logits = linear(rows.float(), self.router.weight.float(), self.router.bias.float())
+        with torch.autocast(rows.device.type, enabled=False):  # near-ties must not flip an expert
+            logits = linear(rows.float(), self.router.weight.float(), self.router.bias.float())
         best, chosen = torch.topk(logits, self._active, dim=-1)
         shares = torch.softmax(best, dim=-1)
         everywhere = self._active == logits.shape[-1]

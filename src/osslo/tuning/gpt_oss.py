@@ -51,7 +51,8 @@ def build_model(
 ) -> torch.nn.Module:
     """The checkpoint as a torch module in which only what `learning` names wants gradients.
 
-    Experts in MXFP4 stay packed where they are frozen. `seed` draws LoRA's first factors.
+    Matrices are stored in `dtype`, vectors in float32. Experts in MXFP4 stay packed where they are
+    frozen. `seed` draws LoRA's first factors.
     """
     attention.register()
     config = GptOssConfig(**huggingface_config(checkpoint.config, mxfp4=False))
@@ -154,9 +155,8 @@ class _Loader:
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1).flatten(0, 1)
 
     def _vector(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._checkpoint.vector(name))).to(
-            self._device, self._dtype
-        )
+        """Vectors stay float32: norms, sinks, and biases such as an up projection's of -1."""
+        return torch.from_numpy(np.array(self._checkpoint.vector(name))).to(self._device)
 
     def _matrix(self, name: str) -> torch.Tensor:
         return self._torch(self._checkpoint.matrix(name))

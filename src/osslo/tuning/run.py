@@ -5,8 +5,11 @@ A run that ends before its time goes on where it was when it is carried out agai
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +20,7 @@ from osslo.errors import ConfigurationError
 from osslo.tuning.adapter import write_adapter
 from osslo.tuning.checkpoint import load_best
 from osslo.tuning.gpt_oss import build_model, learned_tensors
-from osslo.tuning.loop import Outcome, Schedule, StepRecord, Trainer, read_log
+from osslo.tuning.loop import Outcome, Schedule, StepRecord, Trainer
 from osslo.tuning.merged import Experts, write_model
 from osslo.tuning.model import Trainable
 from osslo.tuning.plan import RUN_NAME, Plan, identity
@@ -28,6 +31,7 @@ from osslo.tuning.sampling import Sample, answer
 REPORT_NAME = "report.md"
 _BEFORE_NAME = "samples-before.json"
 _DECAY_SHARE = 4
+_WAIT_S = 60.0
 
 
 class Observer(Protocol):
@@ -56,8 +60,31 @@ class Result:
 def execute(plan: Plan, observer: Observer, *, stop: Callable[[], bool] = lambda: False) -> Result:
     """Carry `plan` out. When `stop` says so, the run is saved after the step that runs; executing
     the same plan again goes on, and ends with the same bits."""
+    with _alone(plan.options.folder):
+        return _execute(plan, observer, stop)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains in `folder` meanwhile: a process that still saves is waited for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        f"{folder}: another process trains here; wait for its end"
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
+def _execute(plan: Plan, observer: Observer, stop: Callable[[], bool]) -> Result:
     options = plan.options
-    options.folder.mkdir(parents=True, exist_ok=True)
     stored = json.dumps(identity(options, plan.checkpoint), indent=2)
     (options.folder / RUN_NAME).write_text(stored + "\n", encoding="utf-8")
     trainable = load(plan, observer)
@@ -90,15 +117,22 @@ def load(plan: Plan, observer: Observer) -> Trainable:
     """The plan's model, ready to learn."""
     options = plan.options
     device = choose_device(options.device)
+    compute = compute_of(plan, device)
     model = build_model(
         plan.checkpoint,
         options.learning,
         device=device,
-        dtype=torch.bfloat16 if device.type == "cuda" and options.learning.lora else torch.float32,
+        dtype=compute if options.learning.lora else torch.float32,
         seed=options.seed,
         progress=lambda done, total: observer.stage("loading layers", done, total),
     )
-    return Trainable(model)
+    return Trainable(model, compute=compute)
+
+
+def compute_of(plan: Plan, device: torch.device) -> torch.dtype:
+    """What matrix products are computed in."""
+    fast = device.type == "cuda" and plan.options.dtype == "auto"
+    return torch.bfloat16 if fast or plan.compute == "bfloat16" else torch.float32
 
 
 def choose_device(name: str) -> torch.device:
@@ -138,7 +172,13 @@ def _answers(plan: Plan, trainable: Trainable, observer: Observer, what: str) ->
     made: list[Sample] = []
     for place, example in enumerate(wanted, start=1):
         limit = plan.options.sample_tokens
-        made += answer(trainable.model, plan.tokenizer, [example], max_tokens=limit)
+        made += answer(
+            trainable.model,
+            plan.tokenizer,
+            [example],
+            max_tokens=limit,
+            compute=compute_of(plan, choose_device(plan.options.device)),
+        )
         observer.stage(what, place, len(wanted))
     return tuple(made)
 
@@ -159,8 +199,3 @@ def _write_result(plan: Plan, outcome: Outcome, trainable: Trainable) -> None:
         experts=Experts.BF16,
         card=text,
     )
-
-
-def records_of(folder: Path) -> Sequence[StepRecord]:
-    """The log of the run in `folder`."""
-    return read_log(folder)

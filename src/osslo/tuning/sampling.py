@@ -31,14 +31,18 @@ def answer(
     examples: Sequence[Example],
     *,
     max_tokens: int,
+    compute: torch.dtype,
 ) -> tuple[Sample, ...]:
-    """Answer the examples' prompts greedily, as far as their first turn's end."""
+    """Answer the examples' prompts greedily, as far as their first turn's end. Matrix products are
+    computed in `compute`."""
     core: Any = model
     markers = Markers.of(tokenizer)
     stops = {markers.return_, markers.call}
     core.set_attn_implementation("eager")
     try:
-        with torch.no_grad():
+        device = core.get_input_embeddings().weight.device
+        mixed = compute is not torch.float32
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             return tuple(_sample(core, tokenizer, e, stops, max_tokens) for e in examples)
     finally:
         core.set_attn_implementation(attention.NAME)
@@ -53,7 +57,10 @@ def _sample(
     given, cache, made = list(prompt), None, list[int]()
     while len(made) < max_tokens:
         ids = torch.tensor([given], device=device)
-        result = core(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        embedded = core.get_input_embeddings()(ids).float()
+        result = core(
+            inputs_embeds=embedded, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
         cache = result.past_key_values
         given = [int(result.logits[0, -1].argmax())]
         made += given
