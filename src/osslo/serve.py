@@ -47,12 +47,14 @@ from osslo.db.migrate import upgrade
 from osslo.engine.adapters import AdapterPool
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.errors import ConfigurationError
+from osslo.jobs.fine_tuning import TunableModel, TuningOrder
 from osslo.jobs.process import WorkerOrder
 from osslo.jobs.supervisor import Supervisor
 from osslo.model.discovery import ModelRoots
 from osslo.model.hub import Hub
 from osslo.model.memory import MemoryPlan
 from osslo.model.model import Model
+from osslo.model.packed_file import SUFFIX
 from osslo.opening import (
     Located,
     Progress,
@@ -134,6 +136,7 @@ def build(
         keys=keys,
         files=files,
         jobs=settings.jobs,
+        tunable=frozenset(tunable_models(settings, located)),
         delegation=WorkerDelegation(worker_secret, batch_owners(BatchStore(files)), keys),
         database=database,
         accounts=accounts,
@@ -389,9 +392,22 @@ def worker_order(server: Server, url: str) -> WorkerOrder:
         files=settings.files,
         jobs=settings.jobs,
         max_line_bytes=settings.limits.max_body_bytes,
+        tuning=TuningOrder(
+            str(settings.folders.home / "tuning" / "jobs"),
+            str(settings.folders.home / "adapters"),
+            tunable_models(settings, server.located),
+        ),
         log_level=settings.log.log_level,
         log_format=settings.log.log_format,
     )
+
+
+def tunable_models(settings: Settings, located: Located) -> dict[str, TunableModel]:
+    """What the worker can fine-tune: the served model, if its checkpoint is here and there is a
+    worker."""
+    if not settings.jobs.worker or located.path.suffix == SUFFIX:
+        return {}
+    return {located.id: TunableModel(str(located.path), show_date=not located.stand_in)}
 
 
 def watch_adapters(

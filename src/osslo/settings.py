@@ -363,6 +363,9 @@ class JobSettings:
     batch_max_active: int = field(
         default=16, metadata=_rule(_integer(1, 100_000), "unfinished batches of one owner")
     )
+    tuning_max_active: int = field(
+        default=2, metadata=_rule(_integer(0, 1000), "unfinished fine-tuning jobs of one owner")
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import osslo.accounts.ledger.tables
 import osslo.accounts.tables
 import osslo.store.completions
 import osslo.store.job_tables
-import osslo.store.tables  # noqa: F401 - declares its tables
+import osslo.store.tables
+import osslo.store.tuning_tables  # noqa: F401 - declares its tables
 from osslo.db.base import Base, UtcDateTime
 from osslo.db.database import Database, parse_url, sqlite_url
 from osslo.db.migrate import upgrade

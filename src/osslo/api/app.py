@@ -25,6 +25,7 @@ from osslo.api.completions import routes as completions
 from osslo.api.conversations import routes as conversations
 from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
+from osslo.api.fine_tuning import routes as fine_tuning
 from osslo.api.messages import routes as messages
 from osslo.api.middleware import RequestGate
 from osslo.api.moderations import routes as moderations
@@ -59,6 +60,7 @@ _TAGS = MappingProxyType(
         "chat": "Conversations: OpenAI's chat completions.",
         "files": "Files: what batches read and write.",
         "batches": "Batches: many requests in the background.",
+        "fine-tuning": "Fine-tuning jobs: a model taught by your data.",
         "responses": "OpenAI's Responses and conversations: what is kept and gone on from.",
         "messages": "Anthropic's messages, and its old text completions.",
         "completions": "Raw prompts: OpenAI's legacy completions.",
@@ -117,6 +119,7 @@ def create_app(services: Services) -> FastAPI:
         tokenize.router,
         files.router,
         batches.router,
+        fine_tuning.router,
         responses.router,
         moderations.router,
         conversations.router,

@@ -72,7 +72,7 @@ class Services:
     when it ends. `heartbeat_s` is the silence after which a stream sends a
     comment; `start_grace_s` is how long a stream waits for the engine to accept or refuse before
     it commits to status 200. `guard` is what `judge` looks at of every request; a key may add to
-    it."""
+    it. `tunable` are the ids of models that the worker can fine-tune."""
 
     registry: ModelRegistry
     keys: KeyRing
@@ -92,6 +92,7 @@ class Services:
     files: FileStore | None = None
     adapters: AdapterPool | None = None
     jobs: JobSettings = field(default_factory=JobSettings)
+    tunable: frozenset[str] = frozenset()
     background: BackgroundResponses = field(default_factory=BackgroundResponses)
     judge: Judge = field(default_factory=lambda: Judge(load_policy(None)))
     guard: GuardMode = GuardMode.OFF

@@ -14,6 +14,7 @@ from osslo.errors import ConfigurationError
 from osslo.model.adapters.peft import open_adapter
 from osslo.model.available import available_memory
 from osslo.model.checkpoints import Checkpoint, open_checkpoint
+from osslo.model.extras import require_torch
 from osslo.opening import Located, locate
 from osslo.settings import load_settings
 from osslo.tuning.export import (
@@ -25,7 +26,6 @@ from osslo.tuning.export import (
     model_card,
     remove,
 )
-from osslo.tuning.extra import require_torch
 from osslo.tuning.merged import Experts
 from osslo.tuning.plan import tokenizer_of
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module
@@ -22,11 +21,12 @@ from osslo.cli.output import Output
 from osslo.errors import ConfigurationError
 from osslo.harmony.effort import parse_effort
 from osslo.harmony.messages import ReasoningEffort
+from osslo.model.extras import require_torch
 from osslo.model.packed_file import SUFFIX
 from osslo.opening import Located, locate
 from osslo.settings import load_settings
 from osslo.tuning.dataset import DataOptions
-from osslo.tuning.extra import require_torch
+from osslo.tuning.events import EventLines
 from osslo.tuning.learning import Learning, Method
 from osslo.tuning.plan import RUN_NAME, Plan, TuneOptions, make_plan
 
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _INTERRUPTED = 130
+
+
+class DtypeChoice(StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 class DeviceChoice(StrEnum):
@@ -95,6 +101,9 @@ def command(
         int | None, typer.Option(help="Packs computed side by side; else one a processor.")
     ] = None,
     device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.AUTO,
+    dtype: Annotated[
+        DtypeChoice, typer.Option(help="Matrix products; auto is bfloat16 where AMX makes it fast.")
+    ] = DtypeChoice.AUTO,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
     out: Annotated[
         Path | None, typer.Option(help="The result's folder; else below OSSLO_HOME.")
@@ -162,6 +171,7 @@ def command(
         seed=seed,
         workers=workers,
         device=device.value,
+        dtype=dtype.value,
     )
     plan = make_plan(options)
     _show_plan(output, plan, as_json=as_json)
@@ -173,7 +183,7 @@ def _carry_out(output: Output, plan: Plan, *, as_json: bool) -> None:
     run = import_module("osslo.tuning.run")  # imports torch: only now, and only here
     with _stopping(output) as stop:
         if as_json:
-            result: Result = run.execute(plan, _Lines(output), stop=lambda: bool(stop))
+            result: Result = run.execute(plan, EventLines(output.text), stop=lambda: bool(stop))
         else:
             with _watching(output) as bars:
                 result = run.execute(plan, bars, stop=lambda: bool(stop))
@@ -222,8 +232,7 @@ def _date(given: str | None, folder: Path, located: Located) -> str | None:
 
 def _show_plan(output: Output, plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        values = {"event": "plan", **dict(plan.rows()), "resumes": plan.resumes}
-        output.text(json.dumps({**values, "steps": plan.steps}))
+        EventLines(output.text).plan(plan)
         return
     output.rows(plan.rows(), title=f"{plan.options.out.name}: the plan")
     if plan.resumes:
@@ -233,15 +242,7 @@ def _show_plan(output: Output, plan: Plan, *, as_json: bool) -> None:
 def _show_result(output: Output, result: Result, *, as_json: bool) -> None:
     outcome = result.outcome
     if as_json:
-        values = {
-            "event": "result",
-            "reason": outcome.reason,
-            "steps": outcome.steps,
-            "best_validation": outcome.best_validation,
-            "out": None if result.out is None else str(result.out),
-            "report": None if result.report is None else str(result.report),
-        }
-        output.text(json.dumps(values))
+        EventLines(output.text).result(result)
         return
     if result.out is None:
         output.text(f"saved after {outcome.steps} steps; the same command goes on")
@@ -253,20 +254,6 @@ def _show_result(output: Output, result: Result, *, as_json: bool) -> None:
     output.text("")
     output.text(f"{outcome.reason} after {outcome.steps} steps")
     output.rows([("result", str(result.out)), ("report", str(result.report))])
-
-
-class _Lines:
-    """Events as lines of JSON."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-
-    def stage(self, what: str, done: int, total: int) -> None:
-        line = {"event": "stage", "stage": what, "done": done, "total": total}
-        self._output.text(json.dumps(line))
-
-    def step(self, record: StepRecord, steps: int) -> None:
-        self._output.text(json.dumps({"event": "step", **asdict(record), "steps": steps}))
 
 
 @contextmanager

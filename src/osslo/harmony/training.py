@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -277,7 +277,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def check_training_lines(lines: Sequence[tuple[int, str]], *, most: int) -> tuple[list[str], int]:
+def check_training_lines(lines: Iterable[tuple[int, str]], *, most: int) -> tuple[list[str], int]:
     """What is wrong with numbered lines, at most `most` of it as `line 3: ...`, and how many lines
     are right. Empty lines are passed over."""
     problems: list[str] = []

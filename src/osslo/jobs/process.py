@@ -23,10 +23,12 @@ import httpx
 from osslo.db.database import Database
 from osslo.jobs.batches import BatchHandler
 from osslo.jobs.calls import READ_TIMEOUT_S, Api
-from osslo.jobs.worker import Worker
+from osslo.jobs.fine_tuning import TuningHandler, TuningOrder
+from osslo.jobs.worker import Handler, Worker
 from osslo.settings import FileSettings, JobSettings
 from osslo.store.batches import JOB_KIND, BatchStore
 from osslo.store.files import FileStore
+from osslo.store.fine_tuning import TUNING_KIND, FineTuningStore
 from osslo.store.jobs import JobQueue
 from osslo.telemetry import LOGGER_NAME, configure_logging
 
@@ -39,7 +41,7 @@ _log = logging.getLogger(LOGGER_NAME + ".worker")
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
     """All that a worker needs to know. `replaces` is the name of a worker that is known to be
-    dead: its jobs are free at once."""
+    dead: its jobs are free at once. Without `tuning` it leaves fine-tuning jobs alone."""
 
     name: str
     base_url: str
@@ -49,6 +51,7 @@ class WorkerOrder:
     files: FileSettings
     jobs: JobSettings
     max_line_bytes: int
+    tuning: TuningOrder | None = None
     replaces: str | None = None
     log_level: str = "info"
     log_format: str = "text"
@@ -62,6 +65,8 @@ class WorkerOrder:
         fields = json.loads(line)
         fields["files"] = FileSettings(**fields["files"])
         fields["jobs"] = JobSettings(**fields["jobs"])
+        if fields["tuning"] is not None:
+            fields["tuning"] = TuningOrder.of(fields["tuning"])
         return cls(**fields)
 
 
@@ -85,9 +90,10 @@ async def work(order: WorkerOrder, stop: asyncio.Event) -> None:
                 order.jobs,
                 max_line_bytes=order.max_line_bytes,
             )
-            worker = Worker(
-                queue, {JOB_KIND: batches}, name=order.name, lease_s=order.jobs.job_lease_s
-            )
+            handlers: dict[str, Handler] = {JOB_KIND: batches}
+            if order.tuning is not None:
+                handlers[TUNING_KIND] = TuningHandler(FineTuningStore(files, queue), order.tuning)
+            worker = Worker(queue, handlers, name=order.name, lease_s=order.jobs.job_lease_s)
             await worker.run(stop)
     finally:
         await database.close()

@@ -11,7 +11,9 @@ from osslo.api.query import PageQuery
 from osslo.api.shapes import Reply
 
 Purpose = Literal["batch", "fine-tune", "user_data", "evals"]
-KeptPurpose = Literal["batch", "fine-tune", "user_data", "evals", "batch_output"]
+KeptPurpose = Literal[
+    "batch", "fine-tune", "user_data", "evals", "batch_output", "fine-tune-results"
+]
 
 MIN_TTL_S = 3600
 MAX_TTL_S = 2_592_000

@@ -1,4 +1,4 @@
-"""Whether the extra that trains is installed."""
+"""Whether optional extras are installed."""
 
 from __future__ import annotations
 
