@@ -19,7 +19,7 @@ STRICT_BUILD := $(if $(CI),--config-settings=cmake.define.OSSLO_WARNINGS_AS_ERRO
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench fault-injection bench-peers bench-depth small-machine agreement synth bfcl \
+	asan bench fault-injection bench-peers bench-depth small-machine count-instructions agreement synth bfcl \
 	conformance clean
 .DEFAULT_GOAL := help
 
@@ -65,6 +65,9 @@ bench-peers: $(BUILT) ## measure against llama.cpp, interleaved; writes build/be
 
 bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-depth.json
 	@$(PYTHON_BIN) bench/peers.py --rows decode_16384,decode_32768 --out build/bench-depth.json
+
+count-instructions: $(DEV) ## instructions of the hot kernels, beside what is recorded (valgrind)
+	@$(PYTHON_BIN) -m bench.instructions.counting
 
 agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.json
 	@$(PYTHON_BIN) bench/agreement.py --out build/agreement.json

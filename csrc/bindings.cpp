@@ -108,10 +108,11 @@ nb::tuple bind_quantize_q8(In<float, 2> x) {
 
 // Activations of one test, quantised in both forms.
 struct TestActivations {
-  std::vector<float> floats, scales8, scales16;
+  std::vector<float> floats, scales16;
   std::vector<int8_t> int8;
   std::vector<int16_t> int16;
-  std::vector<int32_t> offsets, outlier_counts;
+  std::vector<BlockScale> scales8;
+  std::vector<int32_t> outlier_counts;
   std::vector<Outlier> outliers;
   size_t stride = 0;
 
@@ -123,7 +124,6 @@ struct TestActivations {
     int16.resize(rows * stride);
     scales8.resize(rows * blocks);
     scales16.resize(rows * blocks);
-    offsets.resize(rows * blocks);
     outliers.resize(rows * blocks);
     outlier_counts.resize(rows);
     for (size_t t = 0; t < rows; ++t) {
@@ -131,20 +131,20 @@ struct TestActivations {
       std::copy_n(x + t * columns, columns, row);
       outlier_counts[t] =
           k.quantize_int8(row, length(columns), &int8[t * stride], &scales8[t * blocks],
-                          &offsets[t * blocks], &outliers[t * blocks]);
+                          &outliers[t * blocks]);
       k.quantize_int16(row, length(columns), &int16[t * stride], &scales16[t * blocks]);
     }
   }
 
-  Activations as(WeightKind reader, bool quantized) const {
+  Activations as(bool quantized) const {
     Activations a;
     a.floats = floats.data();
     a.stride = static_cast<int32_t>(stride);
     if (!quantized) return a;
     a.int8 = int8.data();
     a.int16 = int16.data();
-    a.scales = reader == WeightKind::kQ8 ? scales16.data() : scales8.data();
-    a.offsets = offsets.data();
+    a.scales = scales16.data();
+    a.block_scales = scales8.data();
     a.outliers = outliers.data();
     a.outlier_counts = outlier_counts.data();
     return a;
@@ -161,7 +161,7 @@ Out<float> bind_matmul(const std::string& isa, WeightKind kind, size_t rows, In<
   const TestActivations activations(k, x.data(), tokens, x.shape(1));
   Out<float> out = new_array<float>({tokens, rows});
   const ZeroedRegion scratch(k.matmul_scratch_bytes(m.columns) + 1);
-  k.matmul({&m, nullptr, 0, m.panels(), activations.as(kind, quantized), nullptr, length(tokens),
+  k.matmul({&m, nullptr, 0, m.panels(), activations.as(quantized), nullptr, length(tokens),
             out.data(), static_cast<ptrdiff_t>(rows), false, scratch.data()});
   return out;
 }
@@ -173,8 +173,10 @@ nb::tuple bind_quantize_int8(const std::string& isa, In<float, 1> x) {
   Out<int32_t> offsets = new_array<int32_t>({a.stride / kBlock});
   Out<float> outliers = new_array<float>({a.stride});
   std::copy(a.int8.begin(), a.int8.end(), values.data());
-  std::copy(a.scales8.begin(), a.scales8.end(), scales.data());
-  std::copy(a.offsets.begin(), a.offsets.end(), offsets.data());
+  for (size_t b = 0; b < a.scales8.size(); ++b) {
+    scales.data()[b] = a.scales8[b].scale;
+    offsets.data()[b] = a.scales8[b].offset;
+  }
   std::fill_n(outliers.data(), a.stride, 0.0f);
   for (int32_t i = 0; i < a.outlier_counts[0]; ++i)
     outliers.data()[a.outliers[static_cast<size_t>(i)].column] =

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What tests need beyond Python: PostgreSQL's server, Redis and a browser. Installs what is missing where
-# apt can, and says what to install elsewhere. Osslo itself needs none of it.
+# What tests need beyond Python: PostgreSQL's server, Redis, a browser, valgrind. Installs what is
+# missing where apt can, and says what to install elsewhere. Osslo itself needs none of it.
 set -eu
 
 missing=""
@@ -9,6 +9,7 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || missing="$missing nodejs npm"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+command -v valgrind >/dev/null 2>&1 || missing="$missing valgrind"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

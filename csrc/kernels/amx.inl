@@ -137,7 +137,8 @@ void gather_tiles(const MatmulTask& t, int begin, int end, const Scratch& s) {
       __m256i low = bytes;
       float scale = 0.0f;
       if (i < end) {
-        scale = t.x.scales[row * static_cast<ptrdiff_t>(blocks) + static_cast<ptrdiff_t>(b)];
+        const auto at = row * static_cast<ptrdiff_t>(blocks) + static_cast<ptrdiff_t>(b);
+        scale = kInt16 ? t.x.scales[at] : t.x.block_scales[at].scale;
         if (kInt16) {
           const __m512i x = _mm512_loadu_si512(t.x.int16 + row * t.x.stride + kBlock * b);
           bytes = _mm512_cvtepi16_epi8(_mm512_srai_epi16(x, 8));

@@ -55,19 +55,26 @@ struct Outlier {
   float value;
 };
 
+// A block of int8 activations. `offset` is kMxfp4Offset times its sum: what the unsigned products
+// have too much, the same for all rows of the weights. It comes in two halves, which fit 16 bits:
+// columns 4k and 4k + 1 in the low one, 4k + 2 and 4k + 3 in the high one. Side by side, a kernel
+// needs one address a token for both.
+struct BlockScale {
+  float scale;
+  int32_t offset;
+};
+
 // Activations of T rows, each in the one form that the weights' kernel reads:
 //   float  BF16 and F32 weights, and every kind in the exact precision
 //   int16  Q8 weights: blocks of 32 with a float scale
-//   int8   MXFP4 weights: blocks of 32 with a float scale, outliers apart. `offsets` is
-//          kMxfp4Offset times a block's sum: what the unsigned products have too much, the same
-//          for all rows of the weights
+//   int8   MXFP4 weights: blocks of 32 with a BlockScale, outliers apart
 // Columns past the end of the last block are zero.
 struct Activations {
   const float* floats = nullptr;           // [T, stride]
   const int16_t* int16 = nullptr;          // [T, stride]
   const int8_t* int8 = nullptr;            // [T, stride]
-  const float* scales = nullptr;           // [T, stride / 32]
-  const int32_t* offsets = nullptr;        // [T, stride / 32]
+  const float* scales = nullptr;           // [T, stride / 32], of int16
+  const BlockScale* block_scales = nullptr;  // [T, stride / 32], of int8
   const Outlier* outliers = nullptr;       // [T, stride / 32], ascending columns
   const int32_t* outlier_counts = nullptr;  // [T]
   int32_t stride = 0;                      // columns rounded up to whole blocks
@@ -118,10 +125,10 @@ struct Kernels {
   void (*matmul)(const MatmulTask&);
   size_t (*matmul_scratch_bytes)(int32_t columns);
   void (*attention)(const AttentionTask&);
-  // values [stride], scales and offsets [stride / 32] from x [columns]; outliers holds up to
-  // stride / 32, and their number is returned.
-  int32_t (*quantize_int8)(const float* x, int32_t columns, int8_t* values, float* scales,
-                           int32_t* offsets, Outlier* outliers);
+  // values [stride] and scales [stride / 32] from x [columns]; outliers holds up to stride / 32,
+  // and their number is returned.
+  int32_t (*quantize_int8)(const float* x, int32_t columns, int8_t* values,
+                           BlockScale* scales, Outlier* outliers);
   void (*quantize_int16)(const float* x, int32_t columns, int16_t* values, float* scales);
   // out = x / rms(x) * weight.
   void (*rms_norm)(const float* x, const float* weight, int32_t n, float epsilon, float* out);

@@ -93,25 +93,24 @@ void int8_mxfp4_tile(const MatmulTask& t, const uint8_t* panel, int panel_index,
   const int blocks = t.weights->blocks();
   const uint8_t* weights = panel + t.weights->scales_bytes();
   const int8_t* x[N];
-  const float* x_scale[N];
-  const int32_t* x_offset[N];
+  const BlockScale* x_scale[N];
   F8 acc[N];
   for (int n = 0; n < N; ++n) {
     const ptrdiff_t row = source_row(t, token + n);
     x[n] = t.x.int8 + row * t.x.stride;
-    x_scale[n] = t.x.scales + row * blocks;
-    x_offset[n] = t.x.offsets + row * blocks;
+    x_scale[n] = t.x.block_scales + row * blocks;
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b, weights += Mxfp4Blocks::bytes) {
     prefetch_block<Mxfp4Blocks>(weights);
+    int32_t offsets[N];
+    for (int n = 0; n < N; ++n) offsets[n] = x_scale[n][b].offset;
     I8 products[N];
-    dot_mxfp4<N>(weights, kMxfp4Table, x, products);
+    dot_mxfp4<N>(weights, kMxfp4Table, x, offsets, products);
     const F8 scale = Mxfp4Blocks::scale(panel + Mxfp4Blocks::scale_bytes * static_cast<size_t>(b));
     for (int n = 0; n < N; ++n) {
       x[n] += kBlock;
-      const F8 value = to_float(subtract(products[n], x_offset[n][b]));
-      acc[n] = fma(value, mul(scale, set1(x_scale[n][b])), acc[n]);
+      acc[n] = fma(to_float(products[n]), mul(scale, set1(x_scale[n][b].scale)), acc[n]);
     }
   }
   for (int n = 0; n < N; ++n)
@@ -274,8 +273,17 @@ int lone_largest(const float* block, float amax) {
   return place;
 }
 
-int32_t quantize_int8(const float* x, int32_t columns, int8_t* values, float* scales,
-                      int32_t* offsets, Outlier* outliers) {
+// BlockScale::offset of a block: at most 16 * 127 * kMxfp4Offset = 24384 in each half.
+int32_t block_offset(const int8_t* values) {
+  int32_t halves[2] = {0, 0};
+  for (int i = 0; i < kBlock; ++i) halves[i % 4 / 2] += values[i];
+  const auto low = static_cast<uint16_t>(kMxfp4Offset * halves[0]);
+  const auto high = static_cast<uint16_t>(kMxfp4Offset * halves[1]);
+  return static_cast<int32_t>(static_cast<uint32_t>(high) << 16 | low);
+}
+
+int32_t quantize_int8(const float* x, int32_t columns, int8_t* values, BlockScale* scales,
+                      Outlier* outliers) {
   int32_t count = 0;
   for (int32_t begin = 0; begin < columns; begin += kBlock) {
     float own[kBlock];
@@ -293,14 +301,9 @@ int32_t quantize_int8(const float* x, int32_t columns, int8_t* values, float* sc
     }
     const bool some = amax > kSmallest;
     const F8 inverse = set1(some ? 127.0f / amax : 0.0f);
-    int32_t total = 0;
-    for (int i = 0; i < kBlock; i += 8) {
-      const I8 q = round_to_int(mul(load(block + i), inverse));
-      store_int8(values + begin + i, q);
-      total += sum(q);
-    }
-    scales[begin / kBlock] = some ? amax / 127.0f : 0.0f;
-    offsets[begin / kBlock] = kMxfp4Offset * total;
+    for (int i = 0; i < kBlock; i += 8)
+      store_int8(values + begin + i, round_to_int(mul(load(block + i), inverse)));
+    scales[begin / kBlock] = {some ? amax / 127.0f : 0.0f, block_offset(values + begin)};
   }
   return count;
 }

@@ -120,7 +120,7 @@ void Forward::reserve(int32_t rows, int32_t logit_count) {
   grow(int8_, widest);
   grow(int16_, widest);
   grow(scales_, widest / kBlock);
-  grow(offsets_, widest / kBlock);
+  grow(block_scales_, widest / kBlock);
   grow(outliers_, widest / kBlock);
   grow(outlier_counts_, pairs);
   grow(scratch_, attention_scratch_floats(shape_.head_dim) * static_cast<size_t>(pool_.size()));
@@ -185,9 +185,9 @@ Activations Forward::activations(const float* floats, int32_t columns, int32_t r
   x.floats = floats;
   const bool quantized = reader == WeightKind::kMxfp4 || reader == WeightKind::kQ8;
   if (!shape_.quantize_activations || !quantized) return x;
-  x.scales = scales_.data();
   if (reader == WeightKind::kQ8) {
     x.int16 = int16_.data();
+    x.scales = scales_.data();
     for_rows(rows, [&](int32_t t) {
       const auto row = static_cast<size_t>(t);
       kernels_.quantize_int16(floats + row * stride, columns, &int16_[row * stride],
@@ -196,15 +196,14 @@ Activations Forward::activations(const float* floats, int32_t columns, int32_t r
     return x;
   }
   x.int8 = int8_.data();
-  x.offsets = offsets_.data();
+  x.block_scales = block_scales_.data();
   x.outliers = outliers_.data();
   x.outlier_counts = outlier_counts_.data();
   for_rows(rows, [&](int32_t t) {
     const auto row = static_cast<size_t>(t);
     outlier_counts_[row] =
         kernels_.quantize_int8(floats + row * stride, columns, &int8_[row * stride],
-                               &scales_[row * blocks], &offsets_[row * blocks],
-                               &outliers_[row * blocks]);
+                               &block_scales_[row * blocks], &outliers_[row * blocks]);
   });
   return x;
 }

@@ -100,7 +100,7 @@ class Forward {
   std::vector<int8_t> int8_;       // activations of the current product
   std::vector<int16_t> int16_;
   std::vector<float> scales_;
-  std::vector<int32_t> offsets_;
+  std::vector<BlockScale> block_scales_;
   std::vector<Outlier> outliers_;
   std::vector<int32_t> outlier_counts_;
   std::vector<float> scratch_;     // attention, per thread

@@ -6,33 +6,33 @@
 
 namespace osslo::avx2 {
 
+// Sums of pairs stay in 16 bits to the end. They may wrap round on the way (8 pairs of at most
+// 2 * 24 * 127), but without the offset they are at most 16 * 12 * 127 = 24384, so that what is left
+// is exact.
 template <int N>
 inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x,
-                      I8* out) {
+                      const int32_t* offsets, I8* out) {
   const __m256i lookup =
       _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
   const __m256i low = _mm256_set1_epi8(15);
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int half = 0; half < 2; ++half) {
-    // A pair gives at most 2 * 24 * 127 = 6096, four of them 24384: they add up in 16 bits.
-    __m256i pairs[N];
-    for (int i = 0; i < 2; ++i) {
-      const int at = 16 * half + 8 * i;
-      const __m256i v = load_int(weights + 4 * at);
-      const __m256i w0 = _mm256_shuffle_epi8(lookup, _mm256_and_si256(v, low));
-      const __m256i w1 =
-          _mm256_shuffle_epi8(lookup, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
-      for (int n = 0; n < N; ++n) {
-        const __m256i p0 = _mm256_maddubs_epi16(w0, four(x[n] + at));
-        const __m256i p1 = _mm256_maddubs_epi16(w1, four(x[n] + at + 4));
-        const __m256i both = _mm256_add_epi16(p0, p1);
-        pairs[n] = i == 0 ? both : _mm256_add_epi16(pairs[n], both);
-      }
-    }
+  __m256i pairs[N];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i v = load_int(weights + 32 * i);
+    const __m256i w0 = _mm256_shuffle_epi8(lookup, _mm256_and_si256(v, low));
+    const __m256i w1 =
+        _mm256_shuffle_epi8(lookup, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
     for (int n = 0; n < N; ++n) {
-      const __m256i sums32 = _mm256_madd_epi16(pairs[n], ones);
-      out[n] = half == 0 ? sums32 : _mm256_add_epi32(out[n], sums32);
+      const __m256i p0 = _mm256_maddubs_epi16(w0, four(x[n] + 8 * i));
+      const __m256i p1 = _mm256_maddubs_epi16(w1, four(x[n] + 8 * i + 4));
+      pairs[n] = i == 0 ? p0 : _mm256_add_epi16(pairs[n], p0);
+      pairs[n] = _mm256_add_epi16(pairs[n], p1);
+      asm("" : "+x"(pairs[n]));  // or GCC adds up in another order, which spills every product
     }
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int n = 0; n < N; ++n) {
+    const __m256i exact = _mm256_sub_epi16(pairs[n], _mm256_set1_epi32(offsets[n]));
+    out[n] = _mm256_madd_epi16(exact, ones);
   }
 }
 

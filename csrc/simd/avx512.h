@@ -11,10 +11,10 @@ namespace osslo::OSSLO_SIMD {
 
 template <int N>
 inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x,
-                      I8* out) {
+                      const int32_t* offsets, I8* out) {
   const Block w = unpack_mxfp4(weights, table);
   for (int n = 0; n < N; ++n) {
-    out[n] = _mm256_setzero_si256();
+    out[n] = _mm256_madd_epi16(_mm256_set1_epi32(offsets[n]), _mm256_set1_epi16(-1));
     for (int i = 0; i < 8; ++i)
       out[n] = _mm256_dpbusd_epi32(out[n], w.part[i], four(x[n] + 4 * i));
   }

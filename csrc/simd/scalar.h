@@ -172,12 +172,15 @@ inline Block load_q8(const int8_t* p) {
 }
 inline I8 lanes(const Block& b, int i) { return load_int(b.bytes[i]); }
 
-// Sums over a block's 32 columns for 8 rows and N tokens: unsigned MXFP4 bytes times int8.
+// Sums over a block's 32 columns for 8 rows and N tokens: unsigned MXFP4 bytes times int8, less the
+// two halves of the block's offset.
 template <int N>
-void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x, I8* out) {
+void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t* const* x,
+               const int32_t* offsets, I8* out) {
   const Block w = unpack_mxfp4(weights, table);
   for (int n = 0; n < N; ++n) {
-    out[n] = {};
+    const int32_t offset = static_cast<int16_t>(offsets[n]) + (offsets[n] >> 16);
+    for (int32_t& lane : out[n].lane) lane = -offset;
     for (int i = 0; i < 8; ++i)
       for (int row = 0; row < 8; ++row)
         for (int k = 0; k < 4; ++k) out[n].lane[row] += w.bytes[i][4 * row + k] * x[n][4 * i + k];

@@ -293,7 +293,7 @@ def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     floats += pairs * (2 * _up(config.intermediate, PANEL_ROWS) + inner + config.hidden)
     widest = max(rows * hidden, rows * query, pairs * inner)
     attention = 2 * _ATTENTION_ROWS * config.head_dim + PAGE_TOKENS * _ATTENTION_ROWS
-    floats += 4 * widest // BLOCK + request.threads * attention
+    floats += 5 * widest // BLOCK + request.threads * attention
     tiles = max(hidden, query, inner) * _TILE_BYTES_A_COLUMN * request.threads
     logits = 2 * request.concurrent * config.vocab_size  # as computed, and as sampled from
     floats += max(3 * rows, pairs) * request.adapter_rank  # between a delta's two products

@@ -60,7 +60,7 @@ class Model:
         """Map the packed file at `path`; nothing is copied.
 
         `threads` None takes what affinity and cgroup quota allow; `kernels` names an instruction
-        set (`avx2`, `scalar`), empty takes the best. Raises PackedFileError.
+        set (`amx`, `avx512`, `avx2`, `scalar`), empty takes the best. Raises PackedFileError.
         """
         header = read_header(path)
         tensors = {
