@@ -68,7 +68,7 @@ def test_from_nothing_to_a_charged_request_and_a_revoked_key(visitor: Visitor, o
     assert key.startswith("sk-")
 
     visitor.go("/console/playground")
-    page.get_by_label("Most tokens").fill("24")
+    page.get_by_label("Most tokens").fill("160")  # it reasons first
     page.get_by_label("Message", exact=True).fill("What is the capital of Norway?")
     page.keyboard.press("Enter")
     foot = page.locator(".message-foot")

@@ -12,7 +12,10 @@ import pytest
 import torch
 from transformers import GptOssForCausalLM
 
+import osslo
 from osslo.errors import CheckpointError, DownloadError
+from osslo.harmony.messages import Conversation, Message, ReasoningEffort, Role
+from osslo.harmony.render import Renderer
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.standin import build_standin, ensure_standin, standin_path
 from osslo.model.standin.base import GGUF_NAME, fetch_base
@@ -168,44 +171,31 @@ def test_a_second_call_and_a_race_find_the_same_folder(real: Path, build_cache: 
 
 @pytest.mark.model
 def test_the_real_one_agrees_with_its_base(real: Path, build_cache: Path, tmp_path: Path) -> None:
+    """Before training changed it: the mapping of the real base, exact and as it is stored."""
     base = fetch_base(build_cache)
     build_standin(base, tmp_path / "exact", exact=True)
+    build_standin(base, tmp_path / "stored")
     tokenizer = Tokenizer.from_file(real / "tokenizer.json")
     ids = tokenizer.encode("The fjords of Norway were cut by glaciers; its capital is Oslo. 1234 ")
     dense = logits(llama_from_gguf(base), ids)[:, 3:]
     exact = logits(gpt_oss(tmp_path / "exact"), ids)[:, 3 : 3 + dense.shape[1]]
     assert np.abs(exact - dense).max() < 2e-5 * np.abs(dense).max()
-    stored = logits(gpt_oss(real), ids)[:, 3 : 3 + dense.shape[1]]
+    stored = logits(gpt_oss(tmp_path / "stored"), ids)[:, 3 : 3 + dense.shape[1]]
     p, q = (torch.log_softmax(torch.tensor(x), -1) for x in (dense, stored))
     assert float((p.exp() * (p - q)).sum(-1).mean()) < 3e-4
 
 
 @pytest.mark.model
-def test_it_answers_in_plain_text_and_in_harmonys_form(real: Path) -> None:
-    tokenizer = Tokenizer.from_file(real / "tokenizer.json")
-    model = gpt_oss(real)
-    plain = tokenizer.encode("The capital of Norway is")
-    assert "Oslo" in _greedy(model, tokenizer, plain, 4)
-    prompt = _harmony(tokenizer, "You are a helpful assistant.\n\nReasoning: high", QUESTION)
-    answer = _greedy(model, tokenizer, prompt, 40)
-    assert "Oslo" in answer
-    assert answer.endswith("<|return|>")
-
-
-def _harmony(tokenizer: Tokenizer, system: str, question: str) -> list[int]:
-    ids: list[int] = []
-    for role, text in (("system", system), ("user", question)):
-        ids += [tokenizer.special("<|start|>"), *tokenizer.encode(role)]
-        ids += [tokenizer.special("<|message|>"), *tokenizer.encode(text)]
-        ids += [tokenizer.special("<|end|>")]
-    ids += [tokenizer.special("<|start|>"), *tokenizer.encode("assistant")]
-    ids += [tokenizer.special("<|channel|>"), *tokenizer.encode("final")]
-    return [*ids, tokenizer.special("<|message|>")]
-
-
-def _greedy(model: GptOssForCausalLM, tokenizer: Tokenizer, ids: list[int], most: int) -> str:
-    ids = list(ids)
-    start = len(ids)
-    while len(ids) < start + most and ids[-1] != tokenizer.special("<|return|>"):
-        ids.append(int(logits(model, ids)[-1].argmax()))
-    return tokenizer.decode(ids[start:])
+def test_it_continues_text_and_answers_in_harmony_without_a_grammar(real: Path) -> None:
+    prompt = Conversation((Message(Role.USER, QUESTION),), effort=ReasoningEffort.LOW)
+    with osslo.load(real, context=512) as model:
+        plain = model.generate("The capital of Norway is", max_tokens=4, temperature=0.0)
+        assert "Oslo" in plain.text
+        rendered = Renderer(model.tokenizer).render(prompt)
+        made = model.generate(rendered, max_tokens=80, temperature=0.0)
+        assert made.text
+        answer = model.tokenizer.decode(made.ids)
+    analysis, final = answer.split("<|end|><|start|>assistant")
+    assert analysis.startswith("<|channel|>analysis<|message|>")
+    assert final.startswith("<|channel|>final<|message|>")
+    assert final.endswith("<|return|>")
