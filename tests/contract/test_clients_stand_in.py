@@ -1,7 +1,8 @@
 """Every client completes a script on the stand-in: a real (small) model, engine and grammar.
 
 What a small model says is not judged, only its form: that streams add up, that a required call and
-a structured output are what the grammar makes them, that errors and cancelling work.
+a structured output are what the grammar makes them, that errors and cancelling work. It reasons
+first: where a client can, it is told not to, and else there is room for it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from agents import (
     function_tool,
 )
 from langchain_openai import ChatOpenAI
+from openai.types.shared import Reasoning
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import NativeOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIChatModelSettings
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from osslo.serve import Server, build
@@ -38,7 +40,8 @@ from tests.scripted import serving
 pytestmark = pytest.mark.model
 MODEL = "gpt-oss-20b"
 QUESTION = "What is the capital of Norway?"
-SHORT = 12
+ROOM = 400
+"""Tokens for reasoning and an answer."""
 
 
 class City(BaseModel):
@@ -89,7 +92,7 @@ async def test_openai_chat(client: openai.AsyncOpenAI) -> None:
     ask: dict[str, Any] = {
         "model": MODEL,
         "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": SHORT,
+        "max_tokens": ROOM,
         "temperature": 0,
     }
     whole = await client.chat.completions.create(**ask)
@@ -98,7 +101,7 @@ async def test_openai_chat(client: openai.AsyncOpenAI) -> None:
     assert whole.choices[0].message.content == text != ""
     tool = {"type": "function", "function": {"name": "note", "parameters": NOTE, "strict": True}}
     called = await client.chat.completions.create(
-        **ask | {"max_tokens": 64}, tools=[tool], tool_choice="required"
+        **ask, reasoning_effort="none", tools=[tool], tool_choice="required"
     )
     (call,) = called.choices[0].message.tool_calls or ()
     assert isinstance(json.loads(call.function.arguments)["large"], bool)
@@ -107,7 +110,8 @@ async def test_openai_chat(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_responses(client: openai.AsyncOpenAI) -> None:
-    ask: dict[str, Any] = {"model": MODEL, "max_output_tokens": 48, "temperature": 0}
+    ask: dict[str, Any] = {"model": MODEL, "max_output_tokens": ROOM, "temperature": 0}
+    ask |= {"reasoning": {"effort": "none"}}
     form = {"type": "json_schema", "name": "city", "schema": CITY, "strict": True}
     whole = await client.responses.create(**ask, input=QUESTION, text={"format": form})
     City.model_validate_json(whole.output_text)
@@ -141,6 +145,7 @@ async def test_anthropic(site: tuple[str, str]) -> None:
             "model": MODEL,
             "max_tokens": 64,
             "messages": [{"role": "user", "content": QUESTION}],
+            "thinking": {"type": "disabled"},
         }
         tool = {"name": "note", "input_schema": NOTE, "strict": True}
         async with client.messages.stream(
@@ -160,7 +165,12 @@ async def test_agents(client: openai.AsyncOpenAI, kind: Any) -> None:
         model=kind(MODEL, client),
         tools=[note],
         tool_use_behavior="stop_on_first_tool",
-        model_settings=ModelSettings(tool_choice="required", max_tokens=64, temperature=0),
+        model_settings=ModelSettings(
+            tool_choice="required",
+            max_tokens=ROOM,
+            temperature=0,
+            reasoning=Reasoning(effort="none"),
+        ),
     )
     result = await Runner.run(agent, QUESTION, run_config=RunConfig(tracing_disabled=True))
     assert result.final_output == "noted"
@@ -174,7 +184,8 @@ def test_langchain(site: tuple[str, str], *, responses: bool) -> None:
         api_key=site[1],
         max_retries=0,
         temperature=0,
-        max_tokens=64,
+        max_tokens=ROOM,
+        reasoning_effort="none",
         use_responses_api=responses,
     )
     pieces = [chunk.text for chunk in model.stream(QUESTION)]
@@ -189,6 +200,7 @@ async def test_pydantic_ai(client: openai.AsyncOpenAI) -> None:
     class Size(BaseModel):
         large: bool
 
+    settings = OpenAIChatModelSettings(max_tokens=ROOM, openai_reasoning_effort="none")
     agent = PydanticAgent(model, output_type=NativeOutput(Size))
-    result = await asyncio.wait_for(agent.run(QUESTION, model_settings={"max_tokens": 64}), 60)
+    result = await asyncio.wait_for(agent.run(QUESTION, model_settings=settings), 60)
     assert isinstance(result.output.large, bool)
