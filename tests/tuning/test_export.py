@@ -108,7 +108,7 @@ def test_a_delta_that_vanishes_is_an_error(base: Path, tmp_path: Path) -> None:
     adapter = adapter_in(tmp_path / "adapter", 1e-4)
     merged = merged_of(base, adapter)
     out = tmp_path / "merged"
-    with pytest.raises(CheckpointError, match="learned in the experts 0%"):
+    with pytest.raises(CheckpointError, match=r"learned in the experts \d% are left"):
         export_merged(merged, out, gguf=False, experts=Experts.MXFP4, card="")
     assert not out.exists()
     survival = export_merged(merged, out, gguf=False, experts=Experts.MXFP4, card="", least=-1)
