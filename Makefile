@@ -19,7 +19,8 @@ STRICT_BUILD := $(if $(CI),--config-settings=cmake.define.OSSLO_WARNINGS_AS_ERRO
 DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
-	asan bench fault-injection bench-peers bench-depth small-machine count-instructions agreement synth bfcl \
+	asan bench fault-injection bench-peers bench-depth small-machine count-instructions \
+	agreement synth bfcl bench-accounts
 	conformance clean
 .DEFAULT_GOAL := help
 
@@ -68,6 +69,9 @@ bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-dept
 
 count-instructions: $(DEV) ## instructions of the hot kernels, beside what is recorded (valgrind)
 	@$(PYTHON_BIN) -m bench.instructions.counting
+
+bench-accounts: $(DEV) ## what keys and the ledger add to a request; writes build/bench-accounts.json
+	@$(PYTHON_BIN) -m bench.accounts --out build/bench-accounts.json
 
 agreement: $(BUILT) ## compare logits with llama.cpp's; writes build/agreement.json
 	@$(PYTHON_BIN) bench/agreement.py --out build/agreement.json

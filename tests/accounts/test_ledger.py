@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from osslo.accounts.ledger.journal import commit
-from osslo.accounts.ledger.operations import Beat, End, Operation, Post, Reserve, Sweep
+from osslo.accounts.ledger.operations import End, Operation, Post, Reserve, Sweep
 from osslo.accounts.ledger.records import Counts, EntryKind, Outcome, Reservation, Status
 from osslo.accounts.ledger.sweeper import Sweeper, Watch
 from osslo.accounts.ledger.writer import LedgerWriter
@@ -469,12 +469,12 @@ async def test_away_for_long_refuses_the_new_and_keeps_the_ended(database: Datab
     async with ledger_on(database) as ledger:
         await ledger.give("ann", DOLLAR)
         faulty = Faulty(steps_of(database))
-        writer = LedgerWriter(faulty, reserve_wait_s=0.05)  # type: ignore[arg-type]  # as above
+        writer = LedgerWriter(faulty)  # type: ignore[arg-type]  # as above
         writer.start()
-        await writer.put(Beat("proc_a"))  # connected, however long that takes
         ledger.charging._writer = writer
         charge = await ledger.open()
         faulty.forever = True
+        writer._reserve_wait_s = 0.05
         for _ in range(3):
             with pytest.raises(OverloadedError) as refused:
                 await ledger.open()

@@ -3,7 +3,7 @@ apply them, and writes what it says. Runs on a synchronous connection inside a w
 
 Locks are taken in one order everywhere (balances by user, then reservations by id), so that
 replicas wait for each other instead of dying in deadlocks. On PostgreSQL a batch is few round
-trips, because each takes about as long as everything that SQLite does.
+trips, because each takes about as long as everything that SQLite does. `statements` has them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, update
 
+from osslo.accounts.ledger import statements
 from osslo.accounts.ledger.book import Book, Ended, Loaded, NewUsage
 from osslo.accounts.ledger.operations import (
     End,
@@ -28,26 +28,12 @@ from osslo.accounts.ledger.operations import (
 )
 from osslo.accounts.ledger.records import Counts, Rates, Reservation, SpendingRule, Status
 from osslo.accounts.ledger.spending import spending_rule
-from osslo.accounts.ledger.tables import (
-    BalanceRow,
-    DailyUsageRow,
-    EntryRow,
-    ProcessRow,
-    ReservationRow,
-    UsageRow,
-)
+from osslo.accounts.ledger.statements import COUNTED, SUMMED, among
+from osslo.accounts.ledger.tables import UsageRow
 from osslo.accounts.records import SpendingPeriod
-from osslo.accounts.tables import KeyRow
+from osslo.db.prepared import run_many, run_one
 
-_BALANCES = cast(Table, BalanceRow.__table__)
-_ENTRIES = cast(Table, EntryRow.__table__)
-_RESERVATIONS = cast(Table, ReservationRow.__table__)
 _USAGE = cast(Table, UsageRow.__table__)
-_DAILY = cast(Table, DailyUsageRow.__table__)
-_PROCESSES = cast(Table, ProcessRow.__table__)
-_KEYS = cast(Table, KeyRow.__table__)
-
-_COUNTED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
 def commit(
@@ -70,18 +56,14 @@ def _now(
     """The transaction's moment by the database's clock, and in the same round trip the spending
     limits of the keys that ask for reservations. SQLite's clock is the machine's."""
     keys = {each.reservation.key_id for each in operations if isinstance(each, Reserve)}
-    on_sqlite = connection.dialect.name == "sqlite"
-    columns = (_KEYS.c.id, _KEYS.c.spending_limit_nanousd, _KEYS.c.spending_period)
-    has_limit = _KEYS.c.id.in_(_among(keys)) & _KEYS.c.spending_limit_nanousd.is_not(None)
-    if on_sqlite:
+    if connection.dialect.name == "sqlite":
         now = datetime.now(UTC)
-        query = select(*columns).where(has_limit)
-        return now, _limits(connection.execute(query) if keys else (), now.date())
+        return now, _limits(
+            among(connection, statements.limited_keys, keys) if keys else (), now.date()
+        )
     if not keys:
-        return connection.execute(select(func.now())).scalar_one().astimezone(UTC), {}
-    one = select(func.now().label("moment")).subquery()
-    both = select(one.c.moment, *columns).select_from(one.outerjoin(_KEYS, has_limit))
-    rows = connection.execute(both).all()
+        return run_one(connection, statements.NOW, {}).scalar_one().astimezone(UTC), {}
+    rows = among(connection, statements.now_and_limited_keys, keys).all()
     now = rows[0].moment.astimezone(UTC)
     return now, _limits((row for row in rows if row.id is not None), now.date())
 
@@ -161,50 +143,34 @@ def _named(
     return users, reserves, ends, posts
 
 
-def _among(values: Iterable[str]) -> list[str]:
-    """The values, sorted, and the last repeated up to a power of two, so that statements come in
-    few lengths and databases keep them prepared."""
-    listed = sorted(values)
-    size = 1 << max(0, len(listed) - 1).bit_length()
-    return listed + listed[-1:] * (size - len(listed))
-
-
 def _make_balances(connection: Connection, users: list[str]) -> None:
-    new = _insert(connection, _BALANCES).on_conflict_do_nothing()
-    connection.execute(new, [{"user_id": user, "balance_nanousd": 0} for user in users])
+    rows = [{"user_id": user, "balance_nanousd": 0} for user in users]
+    run_many(connection, statements.NEW_BALANCE[connection.dialect.name], rows)
 
 
 def _balances(connection: Connection, users: list[str]) -> dict[str, int]:
-    query = (
-        select(_BALANCES.c.user_id, _BALANCES.c.balance_nanousd)
-        .where(_BALANCES.c.user_id.in_(_among(users)))
-        .order_by(_BALANCES.c.user_id)
-        .with_for_update()
-    )
-    return {row.user_id: row.balance_nanousd for row in connection.execute(query)}
+    found = among(connection, statements.locked_balances, users)
+    return {row.user_id: row.balance_nanousd for row in found}
 
 
 def _take_reservations(connection: Connection, ids: set[str]) -> dict[str, Reservation]:
     """Delete the reservations and give what they were: none can be taken twice."""
-    query = delete(_RESERVATIONS).where(_RESERVATIONS.c.id.in_(_among(ids)))
-    rows = connection.execute(query.returning(_RESERVATIONS))
-    return {row.id: _reservation(row) for row in rows}
+    return {
+        row.id: _reservation(row) for row in among(connection, statements.taken_reservations, ids)
+    }
 
 
 def _running(connection: Connection, ids: set[str]) -> set[str]:
     """Which of them are open, and stay so until this transaction ends."""
     if not ids:
         return set()
-    query = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(_among(ids)))
-    rows = connection.execute(query.order_by(_RESERVATIONS.c.id).with_for_update())
-    return set(rows.scalars())
+    return set(among(connection, statements.locked_reservations, ids).scalars())
 
 
 def _known_reservations(connection: Connection, ids: set[str]) -> dict[str, Reservation]:
     if not ids:
         return {}
-    query = select(_RESERVATIONS).where(_RESERVATIONS.c.id.in_(_among(ids)))
-    return {row.id: _reservation(row) for row in connection.execute(query)}
+    return {row.id: _reservation(row) for row in among(connection, statements.reservations, ids)}
 
 
 def _reservation(row: Any) -> Reservation:
@@ -225,12 +191,11 @@ def _reservation(row: Any) -> Reservation:
             cached_tokens=row.cached_tokens,
             reasoning_tokens=row.reasoning_tokens,
         ),
-        batch=row.batch,
+        batch=bool(row.batch),
     )
 
 
 def _ended(connection: Connection, ids: set[str]) -> dict[str, Ended]:
-    query = select(_USAGE).where(_USAGE.c.id.in_(_among(ids))).with_for_update()
     return {
         row.id: Ended(
             status=Status(row.status),
@@ -240,30 +205,20 @@ def _ended(connection: Connection, ids: set[str]) -> dict[str, Ended]:
             reasoning_tokens=row.reasoning_tokens,
             cost_nanousd=row.cost_nanousd,
         )
-        for row in connection.execute(query)
+        for row in among(connection, statements.ended_requests, ids)
     }
 
 
 def _posted(connection: Connection, keys: set[str]) -> dict[str, tuple[str, str, int]]:
-    columns = _ENTRIES.c
-    query = select(columns.idempotency_key, columns.user_id, columns.kind, columns.amount_nanousd)
-    rows = connection.execute(query.where(columns.idempotency_key.in_(_among(keys))))
+    rows = among(connection, statements.posted_entries, keys)
     return {row.idempotency_key: (row.user_id, row.kind, row.amount_nanousd) for row in rows}
 
 
 def spent_nanousd(connection: Connection, key_id: str, rule: SpendingRule) -> int:
     """What a key has spent since the rule's first day, with what running requests put aside."""
-    since = true() if rule.since is None else _DAILY.c.day >= rule.since
-    charged = select(func.coalesce(func.sum(_DAILY.c.cost_nanousd), 0)).where(
-        _DAILY.c.key_id == key_id, since
-    )
-    reserved = select(func.coalesce(func.sum(_RESERVATIONS.c.reserved_nanousd), 0)).where(
-        _RESERVATIONS.c.key_id == key_id
-    )
-    row = connection.execute(
-        select(charged.scalar_subquery().label("a"), reserved.scalar_subquery().label("b"))
-    ).one()
-    return int(row.a) + int(row.b)
+    asked = {"of_key": key_id, "since": rule.since or date.min}
+    row = run_one(connection, statements.SPENT, asked).one()
+    return int(row.charged) + int(row.reserved)
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -271,17 +226,15 @@ def spent_nanousd(connection: Connection, key_id: str, rule: SpendingRule) -> in
 
 def _write(connection: Connection, book: Book, now: datetime) -> None:
     if book.entries:
-        connection.execute(_ENTRIES.insert(), [_entry(entry, now) for entry in book.entries])
+        run_many(connection, statements.NEW_ENTRY, [_entry(entry, now) for entry in book.entries])
     if book.touched:
-        new = update(_BALANCES).where(_BALANCES.c.user_id == bindparam("of_user"))
         changed = [
-            {"of_user": user, "balance_nanousd": book.balances[user]}
-            for user in sorted(book.touched)
+            {"of_user": user, "balance": book.balances[user]} for user in sorted(book.touched)
         ]
-        connection.execute(new, changed)
+        run_many(connection, statements.CHANGED_BALANCE, changed)
     if book.opened:
         rows = [_opened(reservation, now) for reservation in book.opened.values()]
-        connection.execute(_RESERVATIONS.insert(), rows)
+        run_many(connection, statements.NEW_RESERVATION, rows)
     if book.progressed:
         _write_progress(connection, book.progressed)
     if book.usage:
@@ -289,7 +242,7 @@ def _write(connection: Connection, book: Book, now: datetime) -> None:
     for process_id in book.beats:
         _beat(connection, process_id, now)
     for process_id in book.farewells:
-        connection.execute(delete(_PROCESSES).where(_PROCESSES.c.id == process_id))
+        run_one(connection, statements.FAREWELL, {"of_process": process_id})
 
 
 def _entry(entry: Any, now: datetime) -> dict[str, Any]:
@@ -331,18 +284,6 @@ def _opened(reservation: Reservation, now: datetime) -> dict[str, Any]:
 
 
 def _write_progress(connection: Connection, progressed: dict[str, Counts]) -> None:
-    """Counts only grow, so that a repeated commit cannot set one back."""
-    columns = _RESERVATIONS.c
-    new = (
-        update(_RESERVATIONS)
-        .where(columns.id == bindparam("of_id"))
-        .where(columns.completion_tokens <= bindparam("completion"))
-        .values(
-            completion_tokens=bindparam("completion"),
-            cached_tokens=bindparam("cached"),
-            reasoning_tokens=bindparam("reasoning"),
-        )
-    )
     rows = [
         {
             "of_id": reservation_id,
@@ -352,7 +293,7 @@ def _write_progress(connection: Connection, progressed: dict[str, Counts]) -> No
         }
         for reservation_id, counts in sorted(progressed.items())
     ]
-    connection.execute(new, rows)
+    run_many(connection, statements.PROGRESSED, rows)
 
 
 def _write_usage(connection: Connection, usage: list[NewUsage], now: datetime) -> None:
@@ -363,7 +304,7 @@ def _write_usage(connection: Connection, usage: list[NewUsage], now: datetime) -
             )
     new = [_used(each, now) for each in usage if each.correction is None]
     if new:
-        connection.execute(_USAGE.insert(), new)
+        run_many(connection, statements.NEW_USAGE, new)
     _write_daily(connection, usage, now.date())
 
 
@@ -389,13 +330,12 @@ def _used(usage: NewUsage, now: datetime) -> dict[str, Any]:
 
 
 def _counted(counts: Counts | Ended) -> dict[str, int]:
-    return {name: getattr(counts, name) or 0 for name in _COUNTED}
+    return {name: getattr(counts, name) or 0 for name in COUNTED}
 
 
 def _write_daily(connection: Connection, usage: list[NewUsage], today: date) -> None:
     """Add to the day's sums. A correction adds what it changes, to the day on which it is made."""
     sums: dict[tuple[str, str, str, str], dict[str, int]] = {}
-    names = ("requests", *_COUNTED, "cost_nanousd")
     for each in usage:
         reservation = each.reservation
         group = (reservation.user_id, reservation.key_id, reservation.model, reservation.protocol)
@@ -403,31 +343,18 @@ def _write_daily(connection: Connection, usage: list[NewUsage], today: date) -> 
         if each.correction is not None:
             before = {"requests": 1, "cost_nanousd": each.correction.cost_nanousd}
             before |= _counted(each.correction)
-            added = {name: added[name] - before[name] for name in names}
-        total = sums.setdefault(group, dict.fromkeys(names, 0))
-        for name in names:
+            added = {name: added[name] - before[name] for name in SUMMED}
+        total = sums.setdefault(group, dict.fromkeys(SUMMED, 0))
+        for name in SUMMED:
             total[name] += added[name]
-    new = _insert(connection, _DAILY)
-    grown = {name: _DAILY.c[name] + new.excluded[name] for name in names}
-    upsert = new.on_conflict_do_update(index_elements=list(_DAILY.primary_key), set_=grown)
     labels = ("user_id", "key_id", "model", "protocol")
     rows = [
         {"day": today, **dict(zip(labels, group, strict=True)), **total}
         for group, total in sorted(sums.items())
     ]
-    connection.execute(upsert, rows)
+    run_many(connection, statements.GROWN_DAY[connection.dialect.name], rows)
 
 
 def _beat(connection: Connection, process_id: str, now: datetime) -> None:
-    new = _insert(connection, _PROCESSES)
-    upsert = new.on_conflict_do_update(
-        index_elements=[_PROCESSES.c.id], set_={"beat": _PROCESSES.c.beat + 1}
-    )
-    connection.execute(upsert, {"id": process_id, "beat": 0, "started_at": now})
-
-
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can say what happens on a conflict, which both dialects spell alike."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(table)
-    return postgresql.insert(table)
+    row = {"id": process_id, "beat": 0, "started_at": now}
+    run_one(connection, statements.NEXT_BEAT[connection.dialect.name], row)
