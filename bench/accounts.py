@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -49,6 +50,8 @@ from tests.databases import postgres_server
 CONCURRENT = 32
 USERS = 8
 GENERATION_S = 0.1
+"""On average: drawn from half to one and a half of it, for all alike would march in step."""
+
 WARM_UP = 0.2
 """The share of a run's requests that comes first and is not counted."""
 
@@ -184,12 +187,13 @@ async def run(bench: Bench, requests: int, generation_s: float, one: One = serve
     """`requests` requests, `CONCURRENT` at any time; those that warm up are left out."""
     samples = Samples()
     texts = cycle(bench.texts)
+    drawn = random.Random(7)
     numbers = iter(range(requests))
 
     async def client(number: int) -> None:
         await asyncio.sleep(generation_s * number / CONCURRENT)  # not all in one moment
         for _ in numbers:
-            await one(bench, next(texts), samples, generation_s)
+            await one(bench, next(texts), samples, generation_s * drawn.uniform(0.5, 1.5))
 
     async with asyncio.TaskGroup() as group:
         for number in range(CONCURRENT):

@@ -104,6 +104,41 @@ def test_keys_are_made_rotated_and_revoked(shell: Shell) -> None:
     assert "US dollars" in shell("keys", "create", "ann@example.com", "--limit", "x", code=2)
 
 
+def test_a_key_is_changed_and_a_users_keys_are_revoked(shell: Shell) -> None:
+    shell("users", "create", "ann@example.com")
+    key = shell.json("keys", "create", "ann@example.com", "--requests", "5")["key"]
+    given = ("--limit", "20", "--period", "monthly", "--network", "10.0.0.0/8", "--days", "3")
+    after = shell.json("keys", "change", key["id"], "--name", "ci", *given)
+    assert (after["name"], after["spending_limit_nanousd"]) == ("ci", 20_000_000_000)
+    assert (after["spending_period"], after["networks"]) == ("monthly", ["10.0.0.0/8"])
+    assert after["limits"]["requests_per_minute"] == 5
+    assert after["expires_at"] is not None
+    back = ("--limit", "none", "--network", "all", "--days", "0", "--requests", "0")
+    again = shell.json("keys", "change", key["id"], *back)
+    assert again == after | {
+        "spending_limit_nanousd": None,
+        "networks": [],
+        "expires_at": None,
+        "limits": {"requests_per_minute": None, "tokens_per_minute": None},
+    }
+    assert "2" in shell("keys", "change", key["id"], "--limit", "2")
+    shell("keys", "create", "ann@example.com")
+    assert "name keys" in shell("keys", "revoke", code=2)
+    assert "2 keys revoked" in shell("keys", "revoke", "--user", "ann@example.com")
+
+
+def test_balances_and_usage(shell: Shell) -> None:
+    shell("users", "create", "ann@example.com")
+    assert "$13.50" in shell("users", "top-up", "ann@example.com", "12.50", "--once", "a")
+    assert "before" in shell("users", "top-up", "ann@example.com", "12.50", "--once", "a")
+    assert "$13.00" in shell("users", "top-up", "ann@example.com", "--", "-0.50")
+    assert "cannot be taken" in shell("users", "top-up", "ann@example.com", "--", "-99", code=2)
+    assert "tokens" not in shell("usage", "ann@example.com")
+    assert shell("usage", "--format", "csv").startswith("at,id,request_id,user_id,key_id,model,")
+    assert json.loads(shell("usage", "--format", "json", "--since", "2026-01-01")) == []
+    assert "2026-03-01" in shell("usage", "--since", "March", code=2)
+
+
 def test_prices_are_whole_nano_dollars(shell: Shell) -> None:
     shipped = shell("prices", "list")
     assert "$0.08" in shipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -44,6 +45,23 @@ async def test_several_processes_may_migrate_together(database_url: str) -> None
     await asyncio.gather(*(upgrade(database) for database in databases))
     for database in databases:
         await database.close()
+
+
+async def test_several_servers_may_start_together(database_url: str) -> None:
+    code = (
+        "import asyncio, sys; from osslo.db.database import Database; "
+        "from osslo.db.migrate import upgrade; asyncio.run(upgrade(Database(sys.argv[1])))"
+    )
+    started = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", code, database_url)
+        for _ in range(3)
+    ]
+    assert [await process.wait() for process in started] == [0, 0, 0]
+    database = Database(database_url)
+    async with database.read() as session:
+        versions = await session.execute(text("SELECT version_num FROM alembic_version"))
+        assert len(versions.all()) == 1
+    await database.close()
 
 
 async def test_refuses_a_newer_database(database: Database) -> None:

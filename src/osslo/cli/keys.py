@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,9 +61,6 @@ class GuardChoice(StrEnum):
     INPUT = "input"
     OUTPUT = "output"
     BOTH = "both"
-
-
-KeysArgument = Annotated[list[str], typer.Argument(help="Ids of keys.", show_default=False)]
 
 
 @group.command("create")
@@ -165,16 +163,98 @@ def list_(
     )
 
 
+@group.command("change")
+def change(
+    key: Annotated[str, typer.Argument(help="Id of a key.", show_default=False)],
+    *,
+    name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    days: Annotated[
+        int | None, typer.Option(help="Expires so many days from now; 0 never.", min=0, max=36_500)
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="The models that it may use; 'all' for all.")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="The CIDR blocks that it works from; 'all' for all.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(help="US dollars that it may spend; 'none' for no limit.")
+    ] = None,
+    period: Annotated[
+        PeriodChoice | None, typer.Option(help="After which the spending limit begins anew.")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="Requests a minute; 0 for any.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens a minute; 0 for any.")] = None,
+    guard: Annotated[GuardChoice | None, typer.Option(help="What is moderated.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Change what a key may do; what is not given stays, and so does its text.
+
+    Examples:
+
+        osslo keys change key_0123456789abcdef01234567 --limit 20 --period monthly
+
+        osslo keys change key_0123456789abcdef01234567 --network all --requests 0
+    """
+
+    def changed(rules: KeyRules) -> KeyRules:
+        changes: dict[str, Any] = {"name": name, "guard": guard and GuardMode(guard.value)}
+        changes["spending_period"] = period and SpendingPeriod(period.value)
+        changes = {field: value for field, value in changes.items() if value is not None}
+        if days is not None:
+            changes["expires_at"] = datetime.now(UTC) + timedelta(days=days) if days else None
+        if model:
+            changes["models"] = None if model == ["all"] else tuple(model)
+        if network:
+            changes["networks"] = () if network == ["all"] else tuple(network)
+        if limit is not None:
+            changes["spending_limit_nanousd"] = None if limit == "none" else parse_usd(limit)
+        limits = RateLimits(
+            rules.limits.requests_per_minute if requests is None else requests or None,
+            rules.limits.tokens_per_minute if tokens is None else tokens or None,
+        )
+        return replace(rules, limits=limits, **changes)
+
+    async def work(accounts: Accounts) -> Key:
+        before = await accounts.keys.get(COMMAND_LINE, key)
+        return await accounts.keys.change(COMMAND_LINE, key, changed(before.rules))
+
+    after = with_accounts(config, work)
+    if as_json:
+        Output().json(replies.key(after))
+        return
+    Output().text(f"{after.prefix} {after.rules.name}: {_spending(after.rules)}")
+
+
 @group.command("revoke")
-def revoke(keys: KeysArgument, *, config: ConfigOption = None) -> None:
+def revoke(
+    keys: Annotated[list[str] | None, typer.Argument(help="Ids of keys.")] = None,
+    *,
+    user: Annotated[str | None, typer.Option(help="All keys of this user.")] = None,
+    config: ConfigOption = None,
+) -> None:
     """End keys for good, all or none.
 
-    Example:
+    Examples:
 
         osslo keys revoke key_0123456789abcdef01234567
+
+        osslo keys revoke --user ann@example.com
     """
-    revoked = with_accounts(config, lambda accounts: accounts.keys.revoke(COMMAND_LINE, keys))
-    for key in revoked:
+    if bool(keys) == bool(user):
+        raise RequestError("name keys, or a user by --user")
+
+    async def all_of(accounts: Accounts) -> int:
+        return await accounts.keys.revoke_all(
+            COMMAND_LINE, (await find_user(accounts, user or "")).id
+        )
+
+    if user:
+        Output().text(f"{with_accounts(config, all_of)} keys revoked")
+        return
+    named = keys or []
+    for key in with_accounts(config, lambda accounts: accounts.keys.revoke(COMMAND_LINE, named)):
         Output().text(f"{key.prefix} {key.rules.name}: revoked")
 
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "synth": "Write a checkpoint of random weights in a model's exact shapes.",
         "users": "Make and change users.",
         "keys": "Make, rotate and revoke API keys.",
+        "usage": "Print or export the usage log.",
         "backup": "Write everything that a server keeps into one archive.",
         "restore": "Restore a backup, into SQLite or PostgreSQL.",
         "prices": "Show and set what models cost.",

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from osslo.accounts.ledger.money import parse_usd, show_usd
+from osslo.accounts.ledger.operations import Posted
+from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.records import (
     COMMAND_LINE,
     IssuedLink,
@@ -257,6 +260,45 @@ def invite(
         config, lambda accounts: accounts.links.invite(COMMAND_LINE, role=given, email=email)
     )
     _print_link(issued, config, as_json=as_json)
+
+
+@group.command("top-up")
+def top_up(
+    user: UserArgument,
+    dollars: Annotated[
+        str, typer.Argument(help="US dollars; negative takes them back.", show_default=False)
+    ],
+    *,
+    note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    once: Annotated[
+        str | None, typer.Option(help="A name of the payment: with the same it counts once.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add to a user's balance.
+
+    Examples:
+
+        osslo users top-up ann@example.com 12.50 --note "invoice 7"
+
+        osslo users top-up ann@example.com -- -1.25
+    """
+    amount = parse_usd(dollars)
+
+    async def work(accounts: Accounts) -> Posted:
+        found = await find_user(accounts, user)
+        ledger = Ledger(accounts.context, accounts.prices)
+        await ledger.start()
+        try:
+            return await ledger.top_up(
+                COMMAND_LINE, found.id, amount, note=note, idempotency_key=once or ""
+            )
+        finally:
+            await ledger.close()
+
+    posted = with_accounts(config, work)
+    told = "" if posted.new else "; this payment had been counted before"
+    Output().text(f"the balance is {show_usd(posted.balance_nanousd)}{told}")
 
 
 @group.command("sign-out")

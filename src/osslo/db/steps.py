@@ -122,10 +122,12 @@ class _PostgresSteps:
             self._flushing = await self._engine.connect()
             await self._flushing.execution_options(isolation_level="AUTOCOMMIT")
         if self._kept is None:
-            self._kept = await self._engine.connect()
+            kept = await self._engine.connect()
+            await kept.execute(_NO_WAIT)
+            await kept.commit()
+            self._kept = kept
         try:
             async with self._kept.begin():
-                await self._kept.execute(_NO_WAIT)
                 return await self._kept.run_sync(step)
         except BaseException:
             kept, self._kept = self._kept, None
@@ -156,7 +158,7 @@ async def _drop(connection: AsyncConnection | None) -> None:
         await connection.close()
 
 
-_NO_WAIT = text("SET LOCAL synchronous_commit = off")
+_NO_WAIT = text("SET synchronous_commit = off")
 _FLUSH = text("SELECT pg_logical_emit_message(true, 'osslo', '')")
 
 _TRANSIENT_SQLSTATES = ("08", "25P03", "40", "53", "55", "57", "58")
