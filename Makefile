@@ -20,7 +20,7 @@ DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
 	asan bench fault-injection bench-peers bench-depth small-machine count-instructions \
-	agreement synth bfcl bench-accounts
+	agreement synth bfcl bench-accounts \
 	conformance clean
 .DEFAULT_GOAL := help
 
