@@ -20,8 +20,7 @@ DEV := $(VENV)/.osslo-dev
 
 .PHONY: help setup build run test test-slow test-model check lint format type docs \
 	asan bench fault-injection bench-peers bench-depth small-machine count-instructions \
-	agreement synth bfcl bench-accounts \
-	conformance clean
+	agreement synth bfcl bench-accounts conformance clean screenshots
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -81,6 +80,9 @@ small-machine: $(BUILT) ## root: the packed model PACKED=... in 15 GiB, page cac
 
 fault-injection: $(DEV) ## kill servers under load and audit the ledger; writes build/fault-injection.json
 	@$(PYTHON_BIN) -m bench.faults $(FAULTS_ARGS) --out build/fault-injection.json
+
+screenshots: $(DEV) ## a picture of every page of the console, in build/screenshots
+	@$(PYTHON_BIN) -m tests.console.screenshots $(ONLY)
 
 # Training frees and takes the same big blocks at each step: glibc is told to keep them.
 train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint

@@ -247,29 +247,40 @@ def startup_text(server: Server, url: str) -> str:
         f"  context:  {model.context_tokens:,} tokens",
         *(f"  {'memory:' if not row else '':9} {what}: {size}" for row, (what, size) in memory),
         f"  compute:  {native.threads} threads, {native.kernels} kernels",
-        *_key_lines(server, server.settings.accounts.public_url or url),
+        *_key_lines(server),
         "",
-        "Try it:",
+        *_first_steps(server, server.settings.accounts.public_url or url),
+        "Or by a program:" if server.first.setup else "By a program:",
         f"  curl {url}/v1/chat/completions \\",
         f"    -H 'Authorization: Bearer {_shown_key(server)}' \\",
         f"    -d '{json.dumps(question)}'",
         "",
-        f"Next: {url}/console (browser), {url}/docs (API), osslo chat (terminal).",
+        f"Next: {url}/docs (API), osslo chat (terminal).",
         "Stop with Ctrl-C.",
     ]
     return "\n".join(line for index, line in enumerate(lines) if line or index > 2)
 
 
-def _key_lines(server: Server, url: str) -> list[str]:
+def _key_lines(server: Server) -> list[str]:
     if server.first.setup is None:
         return [
-            f"  keys:     those of this server's users: {url}/console, or osslo keys",
+            "  keys:     those of this server's users, from the console or osslo keys",
             f"  note:     since there are users, the key from {server.key_origin} is not taken",
         ]
     return [
         f"  key:      {server.key}  (from {server.key_origin})",
-        f"  accounts: none; everything is free. To make the owner's: "
-        f"{link_url(url, server.first.setup)}",
+        "  accounts: none yet; until the first is made this key works and everything is free",
+    ]
+
+
+def _first_steps(server: Server, url: str) -> list[str]:
+    """What to open in a browser: the owner's account first, where there is none."""
+    if server.first.setup is None:
+        return ["In a browser:", f"  {url}/console", ""]
+    return [
+        "In a browser: make your account, the owner's (the link works once, for a day):",
+        f"  {link_url(url, server.first.setup)}",
+        "",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from osslo.serve import Server, build
+from osslo.serve import Server, build, startup_text
 from osslo.settings import load_settings
 from tests.console.browser import Visitor, chromium
+from tests.console.demo import build as build_demo
 from tests.scripted import serving
 
 PASSWORD = "correct horse battery"
@@ -28,10 +30,10 @@ class Site:
     server: Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Closed after each module: while Playwright is open its loop runs in this thread, and tests
-    with a loop of their own could not."""
+    """One for this folder, closed after it: while Playwright is open its loop runs in this thread,
+    and tests with a loop of their own could not. So no test of this folder is a coroutine."""
     with chromium() as opened:
         yield opened
 
@@ -42,7 +44,17 @@ def build_server(home: Path, cache: Path) -> Server:
     return build(load_settings(environment=variables, overrides={"context": 2048, "worker": False}))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a console with people and history in it, over scripted models."""
+    with ThreadPoolExecutor(1) as aside:
+        folder = tmp_path_factory.mktemp("demo")
+        made = aside.submit(asyncio.run, build_demo(folder)).result()
+        with serving(made.app) as url:
+            yield url
+
+
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Iterator[Site]:
     # Playwright's loop runs in this thread, so that what starts a loop of its own needs another.
     with ThreadPoolExecutor(1) as aside:
@@ -65,14 +77,23 @@ def visitor(browser: Browser, site: Site) -> Iterator[Visitor]:
 
 
 def set_up_owner(visitor: Visitor, site: Site) -> None:
-    """Make the first owner by the link that the server printed; signed in afterwards."""
-    issued = site.server.first.setup
-    assert issued is not None
-    page = visitor.go(f"/console/setup?token={issued.token}")
+    """Make the first owner by the link in the text that the server prints; signed in afterwards."""
+    link = re.search(r"^ *(http\S+/console/setup\S+)$", startup_text(site.server, site.url), re.M)
+    assert link is not None
+    page = visitor.go(link[1].removeprefix(site.url))
     page.get_by_label("E-mail").fill(OWNER)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make the account").click()
     page.get_by_role("heading", name="Overview").wait_for()
+
+
+@pytest.fixture
+def guest(browser: Browser, demo: str) -> Iterator[Visitor]:
+    """A person at the demo with a fresh browser, who must have met no complaint at the end."""
+    visiting = Visitor.of(browser, demo)
+    yield visiting
+    visiting.context.close()
+    assert visiting.problems == []
 
 
 def sign_in(visitor: Visitor, email: str = OWNER, password: str = PASSWORD) -> None:

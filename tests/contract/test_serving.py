@@ -93,7 +93,15 @@ def test_a_busy_server_waits_with_preparing_until_it_stops(server: Server) -> No
 
 def test_the_start_text_says_what_a_person_needs(server: Server) -> None:
     text = startup_text(server, "http://127.0.0.1:8000")
-    for needed in (server.located.id, "gpt-oss-20b", server.key, "curl http://", "/docs", "1,024"):
+    for needed in (
+        server.located.id,
+        "gpt-oss-20b",
+        server.key,
+        "curl http://",
+        "/docs",
+        "1,024",
+        "setup?",
+    ):
         assert needed in text
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
-from osslo.accounts.ledger.reading import UsageFilter
+from osslo.accounts.ledger.reading import FirstToken, UsageFilter
 from osslo.accounts.ledger.records import UsageRecord
 from osslo.accounts.records import Actor
 
@@ -74,6 +74,10 @@ class Books(Protocol):
 
     async def totals(self, user_id: str, *, since: date) -> Totals:
         """All use since a day."""
+        ...
+
+    async def first_tokens(self, user_id: str, *, since: date) -> Sequence[FirstToken]:
+        """How long the first tokens of the newest answers took."""
         ...
 
     async def usage(

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 720, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 10, 26
+WIDTH, HEIGHT = 540, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 6, 10, 26
 _TICKS = 4
-_LABELS = 8
+_LABELS = 6
 MAX_SERIES = 5
 _ROUND = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
 
@@ -31,12 +31,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """Stacked bars. `labels` name the places along the axis, in order."""
+    """Bars, stacked on each other or side by side. `labels` name the places along the axis."""
 
     title: str
     labels: tuple[str, ...]
     series: tuple[Series, ...]
     text: Callable[[float], str]
+    stacked: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -57,7 +58,8 @@ class BarChart:
         return Markup("".join(parts))  # noqa: S704 - every text in it is escaped above and below
 
     def _totals(self) -> list[float]:
-        return [sum(values) for values in zip(*(s.values for s in self.series), strict=True)]
+        whole = sum if self.stacked else max
+        return [whole(values) for values in zip(*(s.values for s in self.series), strict=True)]
 
     def _axis(self, top: float) -> list[str]:
         parts = []
@@ -76,19 +78,22 @@ class BarChart:
         parts = []
         for place, label in enumerate(self.labels):
             below = 0.0
-            x = _LEFT + step * place + (step - width) / 2
+            left = _LEFT + step * place + (step - width) / 2
             for index, series in enumerate(self.series):
                 value = series.values[place]
                 if value <= 0:
                     continue
+                beside = 0 if self.stacked else index
+                each = width if self.stacked else width / len(self.series)
                 y = _y(below + value, top)
                 tall = _y(below, top) - y
                 words = escape(f"{label}, {series.name}: {self.text(value)}")
                 parts.append(
-                    f'<rect class="series-{index % MAX_SERIES}" x="{x:.1f}" y="{y:.1f}" '
-                    f'width="{width:.1f}" height="{tall:.1f}" rx="2"><title>{words}</title></rect>'
+                    f'<rect class="series-{index % MAX_SERIES}" x="{left + each * beside:.1f}" '
+                    f'y="{y:.1f}" width="{each:.1f}" height="{tall:.1f}" rx="1.5">'
+                    f"<title>{words}</title></rect>"
                 )
-                below += value
+                below += value if self.stacked else 0
         return parts
 
     def _places(self) -> list[str]:

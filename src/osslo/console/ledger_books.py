@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
-from osslo.accounts.ledger.reading import MOVEMENTS, UsageFilter
+from osslo.accounts.ledger.reading import MOVEMENTS, FirstToken, UsageFilter
 from osslo.accounts.ledger.records import EntryKind, LedgerEntry, UsageRecord
 from osslo.accounts.ledger.service import Ledger
 from osslo.accounts.records import SYSTEM, Actor
@@ -74,6 +74,9 @@ class LedgerBooks:
             cost_nanousd=totals.cost_nanousd,
             ttft_ms=totals.first_token_ms,
         )
+
+    async def first_tokens(self, user_id: str, *, since: date) -> Sequence[FirstToken]:
+        return await self._ledger.reader.first_tokens(user_id, since=since)
 
     async def usage(
         self, wanted: UsageFilter, *, limit: int, after: str | None

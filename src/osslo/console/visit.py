@@ -6,7 +6,7 @@ signed-in carry the session's CSRF secret, those of strangers the secret of a co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
@@ -30,6 +30,7 @@ from osslo.api.sessions import (
     set_form_csrf,
     signed_in_of,
 )
+from osslo.chat.models import ServedModel
 from osslo.console.books import Books
 from osslo.console.navigation import navigation
 from osslo.console.pulls import Pulls
@@ -47,6 +48,7 @@ DONE: Mapping[str, str] = MappingProxyType(
         "keys-revoked": "Revoked. It takes effect within a second.",
         "password": "Your password was changed; other sessions were signed out.",
         "reset": "Your password was set. Sign in with it.",
+        "withdrawn": "The invitation was taken back.",
         "topped-up": "The balance was changed.",
         "price": "The price was set.",
         "signed-out": "You are signed out.",
@@ -66,14 +68,29 @@ class FixedSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAdapter:
+    """An adapter of a served model as it is listed: `what` it is, in a few words."""
+
+    name: str
+    what: str = ""
+    loaded: bool = True
+
+
+def no_adapters(_model: ServedModel) -> Sequence[ShownAdapter]:
+    """What a server without adapters lists."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Console:
     """What pages show beyond the API's services. `memory` is each model's plan, by id: what takes
-    how much."""
+    how much. `adapters` lists what a model can be asked for besides itself."""
 
     books: Books
     fixed_settings: tuple[FixedSetting, ...] = ()
     memory: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pulls: Pulls | None = None
+    adapters: Callable[[ServedModel], Sequence[ShownAdapter]] = no_adapters
 
 
 class SignInNeeded(Exception):  # noqa: N818 - not an error: it leads to the sign-in page

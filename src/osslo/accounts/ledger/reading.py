@@ -34,6 +34,9 @@ MOVEMENTS = (EntryKind.TOP_UP, EntryKind.WELCOME, EntryKind.ADJUSTMENT)
 MEDIAN_OF = 1000
 """A median is taken over so many of the newest requests."""
 
+TIMES_OF = 5000
+"""Times by day are those of so many of the newest requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
@@ -75,6 +78,16 @@ class UsageTotals:
     completion_tokens: int = 0
     cost_nanousd: int = 0
     first_token_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """How long one answer's first token took."""
+
+    day: date
+    key_id: str
+    model: str
+    first_token_ms: float
 
 
 class LedgerReader:
@@ -169,6 +182,22 @@ class LedgerReader:
         return UsageTotals(
             int(requests), failed, int(prompt), int(cached), int(completion), int(cost), median
         )
+
+    async def first_tokens(self, user_id: str, *, since: date) -> Sequence[FirstToken]:
+        """The times to the first token of a user's newest `TIMES_OF` answers since a day."""
+        row = UsageRow
+        query = (
+            select(row.at, row.key_id, row.model, row.first_token_ms)
+            .where(row.user_id == user_id, row.at >= datetime.combine(since, time(), UTC))
+            .where(row.first_token_ms.is_not(None))
+            .order_by(row.at.desc())
+            .limit(TIMES_OF)
+        )
+        async with self._database.read() as session:
+            return [
+                FirstToken(at.astimezone(UTC).date(), key_id, model, took or 0.0)
+                for at, key_id, model, took in await session.execute(query)
+            ]
 
 
 async def _median_first_token(session: AsyncSession, user_id: str, since: date) -> float | None:

@@ -64,6 +64,7 @@ async def _page(here: Visit, *, error: OssloError | None = None) -> Response:
                 "note": model.note,
                 "ready": model.backend.ready,
                 "context_tokens": model.context_tokens,
+                "adapters": here.console.adapters(model),
                 "memory": here.console.memory.get(model.id, ()),
             }
             for model in here.services.registry

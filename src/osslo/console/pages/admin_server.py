@@ -42,9 +42,20 @@ def _loads(here: Visit) -> list[dict[str, Any]]:
 
 
 def _load(model: ServedModel) -> dict[str, Any]:
-    stats = asdict(model.backend.stats())
+    load = model.backend.stats()
+    stats = asdict(load)
     stats.pop("extra")
-    return {"id": model.id, "note": model.note, "ready": model.backend.ready, "stats": stats}
+    return {
+        "id": model.id,
+        "note": model.note,
+        "ready": model.backend.ready,
+        "stats": stats,
+        "hit_percent": _percent(load.prefix_hits_tokens, load.prompt_tokens),
+    }
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
 # --- prices ---------------------------------------------------------------------------------------

@@ -85,8 +85,10 @@ def _not_set_up(here: Visit) -> Response:
         "message.html",
         heading="Make the owner's account",
         text=(
-            "Nobody has an account yet. The server printed a link when it started: open it to "
-            "make the owner's account. Without accounts, the printed key works in the playground."
+            "Nobody has an account yet. The server printed a link when it started, on the terminal "
+            "or in its log: open it to make the owner's account. The link lasts a day; a restart "
+            "prints a new one. Until then the printed key works in the "
+            "playground."
         ),
         link="/console/playground",
         link_text="Open the playground",

@@ -111,7 +111,7 @@ async def _page(
         show_new=show_new,
         editing=editing,
         new_key=made,
-        first_request=first_request(here, made.text if made else "$OSSLO_API_KEY"),
+        samples=first_request(here, made.text if made else None),
         error=error.message if error else None,
     )
 
@@ -120,7 +120,7 @@ def _row(key: Key, now: datetime) -> dict[str, Any]:
     ends_at = key.ends_at()
     ended = ends_at is not None and ends_at <= now
     if key.state is KeyState.REVOKED:
-        state, badge = "revoked", "bad"
+        state, badge = "revoked", ""
     elif ended:
         state, badge = "expired", ""
     elif key.retires_at is not None:
@@ -131,8 +131,8 @@ def _row(key: Key, now: datetime) -> dict[str, Any]:
     return {"key": key, "state": state, "badge": badge, "live": live, "limits": _limits(key.rules)}
 
 
-def _limits(rules: KeyRules) -> str:
-    parts = []
+def _limits(rules: KeyRules) -> list[str]:
+    parts = ["management"] if rules.management else []
     if rules.spending_limit_nanousd is not None:
         period = "" if rules.spending_period is SpendingPeriod.NONE else rules.spending_period.value
         parts.append(f"{money(rules.spending_limit_nanousd)} {period}".strip())
@@ -143,10 +143,9 @@ def _limits(rules: KeyRules) -> str:
     if rules.expires_at is not None:
         parts.append(f"until {rules.expires_at.date().isoformat()}")
     if rules.models is not None:
-        parts.append(", ".join(rules.models))
-    if rules.networks:
-        parts.append(", ".join(rules.networks))
-    return "; ".join(parts)
+        parts += rules.models
+    parts += rules.networks
+    return parts
 
 
 # --- the form -----------------------------------------------------------------------------------
@@ -160,6 +159,7 @@ def rules_of(form: FormData) -> KeyRules:
         models=_list_of(text_of(form, "models")) or None,
         networks=_list_of(text_of(form, "networks")),
         guard=GuardMode(text_of(form, "guard")) if text_of(form, "guard") else None,
+        management=text_of(form, "management") == "yes",
         spending_limit_nanousd=dollars_of(text_of(form, "spending"), "The spending limit"),
         spending_period=SpendingPeriod(text_of(form, "period") or "none"),
         limits=RateLimits(

@@ -44,7 +44,7 @@ async def model_page(name: str, here: Anybody) -> Response:
     return here.page(
         "model.html",
         model=await _shown(here, model),
-        call_text=first_request(here, "$OSSLO_API_KEY"),
+        samples=first_request(here, None, name),
         sources=BENCHMARK_SOURCES,
     )
 

@@ -111,6 +111,7 @@ _EXPORT = (
     "protocol",
     "key_id",
     "status",
+    "error",
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
@@ -169,6 +170,7 @@ def _row(record: UsageRecord, names: dict[str, str]) -> dict[str, Any]:
         "tokens_per_second": record.tokens_per_second,
         "cost_nanousd": record.cost_nanousd,
         "status": record.status.value,
+        "error": record.error,
         "badge": _badge(record.status),
     }
 
@@ -176,7 +178,7 @@ def _row(record: UsageRecord, names: dict[str, str]) -> dict[str, Any]:
 def _badge(status: Status) -> str:
     if status in FAILURES:
         return "bad"
-    return "good" if status is Status.COMPLETED else "warn"
+    return "" if status is Status.COMPLETED else "warn"
 
 
 def _start_of(text: str) -> datetime | None:

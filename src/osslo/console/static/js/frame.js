@@ -1,6 +1,7 @@
 // What every page does: the theme, the folded navigation, copy buttons, dialogs, confirmations.
 
 import { copyText } from "./copy.js";
+import { setUpTabs } from "./tabs.js";
 
 const root = document.documentElement;
 
@@ -46,6 +47,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") setMenu(false);
 });
+
+setUpTabs(document);
+// What does not fit is the past: a chart begins with its newest days in sight.
+for (const scroll of document.querySelectorAll(".chart-scroll")) scroll.scrollLeft = scroll.scrollWidth;
 
 document.addEventListener("submit", (event) => {
   const question = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;

@@ -260,9 +260,13 @@ for (const starter of document.querySelectorAll("[data-starter]")) {
 }
 $("tools-example").addEventListener("click", () => ($("tools").value = JSON.stringify(TOOL_EXAMPLE, null, 2)));
 $("schema-example").addEventListener("click", () => ($("schema").value = JSON.stringify(SCHEMA_EXAMPLE, null, 2)));
-$("settings-open").addEventListener("click", () => {
-  const root = document.querySelector(".playground");
-  const open = root.dataset.settings !== "open";
-  root.dataset.settings = open ? "open" : "closed";
+function setSettings(open) {
+  document.querySelector(".playground").dataset.settings = open ? "open" : "closed";
   $("settings-open").setAttribute("aria-expanded", String(open));
+  (open ? $("settings-close") : $("settings-open")).focus();
+}
+$("settings-open").addEventListener("click", () => setSettings($("settings-open").getAttribute("aria-expanded") !== "true"));
+$("settings-close").addEventListener("click", () => setSettings(false));
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && $("settings-open").getAttribute("aria-expanded") === "true") setSettings(false);
 });

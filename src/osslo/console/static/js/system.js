@@ -18,6 +18,7 @@ async function renew() {
 function show(model) {
   const card = root.querySelector(`[data-model="${CSS.escape(model.id)}"]`);
   if (!card) return;
+  card.querySelector('[data-field="hit_percent"]').textContent = model.hit_percent;
   for (const [name, value] of Object.entries(model.stats)) {
     const field = card.querySelector(`[data-field="${name}"]`);
     if (field) field.textContent = Number(value).toLocaleString("en");

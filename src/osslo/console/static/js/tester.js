@@ -33,10 +33,15 @@ function endpointButton(operation) {
   const button = make("button", "endpoint");
   button.type = "button";
   button.title = operation.summary;
-  button.append(make("span", `method ${operation.method.toLowerCase()}`, operation.method), make("span", "", operation.path));
+  button.setAttribute("aria-label", `${operation.method} ${operation.path}`);
+  button.append(make("span", `method ${operation.method.toLowerCase()}`, operation.method), make("span", "", ...breakable(operation.path)));
   button.setAttribute("aria-current", String(operation === current));
   button.addEventListener("click", () => choose(operation));
   return button;
+}
+
+function breakable(path) {
+  return path.split(/(?=\/)/).flatMap((part) => [document.createElement("wbr"), part]);
 }
 
 function choose(operation) {
