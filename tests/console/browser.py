@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+expect.set_options(timeout=20_000)  # machines with few cores are slow, not wrong
 
 FLAGS = (
     "--no-sandbox",  # tests may run as root, where Chromium's own sandbox does not start

@@ -38,6 +38,7 @@ from osslo.accounts.service import Accounts, assemble
 from osslo.api.accounts.keyring import AccountsKeyRing
 from osslo.api.app import create_app
 from osslo.api.auth import SingleKeyRing
+from osslo.api.client_address import Proxies
 from osslo.api.metering import LedgerMeter
 from osslo.api.rate_limits import LimitedMeter
 from osslo.api.services import Services
@@ -149,6 +150,7 @@ async def build(folder: Path, *, with_people: bool = True) -> Demo:
         database=database,
         accounts=accounts,
         ledger=ledger,
+        proxies=Proxies(("127.0.0.1/32",)),
         meter=LimitedMeter(accounts, LedgerMeter(ledger)),
         files=FileStore(database, folder / "files", FileSettings()),
     )

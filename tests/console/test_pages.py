@@ -23,12 +23,10 @@ STRANGERS_PAGES = (
 )
 PAGES = (
     "/console",
-    "/console?by=key&days=90",
     "/console/playground",
     "/console/keys",
     "/console/keys?new=1",
     "/console/usage",
-    "/console/usage?status=failed",
     "/console/usage?until=2001-01-01",
     "/console/tester",
     "/console/account",
@@ -212,7 +210,7 @@ def test_a_tool_call_is_shown_and_answered_by_hand(owner: Visitor) -> None:
 
 def test_view_code_gives_the_same_request(owner: Visitor) -> None:
     page = owner.go("/console/playground")
-    page.get_by_text("high", exact=True).click()
+    page.get_by_role("radio", name="high").check()
     page.get_by_label("System text").fill("You are brief.")
     page.get_by_text("Answer by a JSON schema").click()
     page.locator("#schema-example").click()
@@ -228,6 +226,13 @@ def test_view_code_gives_the_same_request(owner: Visitor) -> None:
         assert text.startswith(begins)
         for part in ("high", "You are brief.", "json_schema", "inhabitants", "s a test"):
             assert part in text
+
+
+def test_a_fetch_that_fails_is_told_when_it_has(owner: Visitor) -> None:
+    """The demo is offline; the page looks again by itself until the fetch has ended."""
+    page = owner.go("/console/admin/models")
+    page.get_by_role("button", name="Fetch").click()
+    expect(page.get_by_text("could not be fetched")).to_be_visible()
 
 
 # --- tester ---------------------------------------------------------------------------------------

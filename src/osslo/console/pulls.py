@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from osslo.errors import ConflictError, OssloError
+from osslo.errors import ConfigurationError, ConflictError, OssloError, RequestError
 from osslo.model.discovery import ModelRoots, find_local
 from osslo.model.hub import Hub, parse_name, pull
 
@@ -20,9 +20,11 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """A fetch, running or ended. `error` is why it failed."""
+    """A fetch, running or ended. `what` is done now, to a file of `total_bytes`; `error` is why it
+    failed."""
 
     name: str
+    what: str = ""
     running: bool = True
     done_bytes: int = 0
     total_bytes: int = 0
@@ -37,7 +39,7 @@ class Pull:
             return f"{self.name} is here. It is served after the next start."
         if not self.total_bytes:
             return "looking for its files"
-        return f"{self.done_bytes / _GB:.2f} of {self.total_bytes / _GB:.2f} GB"
+        return f"{self.what}, {self.done_bytes / _GB:.2f} of {self.total_bytes / _GB:.2f} GB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,12 @@ class Pulls:
         return self._state
 
     def begin(self, name: str) -> None:
-        """Start to fetch `name`. Raises `ConflictError` while another fetch runs, and what
-        `parse_name` raises for a name that means no model."""
-        parse_name(name)
+        """Start to fetch `name`. Raises `ConflictError` while another fetch runs, and
+        `RequestError` for a name that means no model."""
+        try:
+            parse_name(name)
+        except ConfigurationError as error:  # a person typed it, nobody configured it
+            raise RequestError(error.message) from error
         with self._lock:
             if self._state is not None and self._state.running:
                 raise ConflictError(f"{self._state.name} is being fetched; wait or cancel it.")
@@ -108,10 +113,12 @@ class Pulls:
         else:
             self._change(lambda state: replace(state, running=False))
 
-    def _report(self, _what: str, done_bytes: int, total_bytes: int) -> None:
+    def _report(self, what: str, done_bytes: int, total_bytes: int) -> None:
         if self._stop.is_set():
             raise _CancelledError
-        self._change(lambda state: replace(state, done_bytes=done_bytes, total_bytes=total_bytes))
+        self._change(
+            lambda state: replace(state, what=what, done_bytes=done_bytes, total_bytes=total_bytes)
+        )
 
     def _change(self, to: Callable[[Pull], Pull]) -> None:
         with self._lock:

@@ -87,6 +87,7 @@ function table(lines, at, into) {
     }
     end += 1;
   }
+  if (!node.rows[0].textContent.trim()) node.deleteRow(0); // a head without words says nothing
   into.append(node);
   return end;
 }
