@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,41 @@ class Site:
     server: Server
 
 
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """One for this folder, closed after it: while Playwright is open its loop runs in this thread,
-    and tests with a loop of their own could not. So no test of this folder is a coroutine."""
-    with chromium() as opened:
-        yield opened
+_SHARED = pytest.StashKey[ExitStack]()
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig: pytest.Config) -> ExitStack:
+    """What this folder's tests share is opened on it once, and closed after the last of them:
+    while Playwright is open its loop runs in this thread, and tests with a loop of their own could
+    not. So no test of this folder is a coroutine."""
+    return pytestconfig.stash.setdefault(_SHARED, ExitStack())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """Close what is shared when the next test is not of this folder."""
+    try:
+        yield
+    finally:
+        if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+            item.config.stash.setdefault(_SHARED, ExitStack()).close()
+
+
+@pytest.fixture(scope="session")
+def browser(shared: ExitStack) -> Browser:
+    return shared.enter_context(chromium())
+
+
+@pytest.fixture(scope="session")
+def demo(shared: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a console with people and history in it, over scripted models."""
+    folder = tmp_path_factory.mktemp("demo")
+    with ThreadPoolExecutor(1) as aside:  # Playwright's loop runs in this thread
+        made = aside.submit(asyncio.run, build_demo(folder)).result()
+    return shared.enter_context(serving(made.app))
 
 
 def build_server(home: Path, cache: Path) -> Server:
@@ -44,22 +74,17 @@ def build_server(home: Path, cache: Path) -> Server:
     return build(load_settings(environment=variables, overrides={"context": 2048, "worker": False}))
 
 
-@pytest.fixture(scope="package")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a console with people and history in it, over scripted models."""
-    with ThreadPoolExecutor(1) as aside:
-        folder = tmp_path_factory.mktemp("demo")
-        made = aside.submit(asyncio.run, build_demo(folder)).result()
-        with serving(made.app) as url:
-            yield url
+@pytest.fixture(scope="session")
+def site(shared: ExitStack, tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Site:
+    """The stand-in on a server of its own."""
+    return shared.enter_context(serve_stand_in(tmp_path_factory.mktemp("home"), build_cache))
 
 
-@pytest.fixture(scope="package")
-def site(tmp_path_factory: pytest.TempPathFactory, build_cache: Path) -> Iterator[Site]:
-    # Playwright's loop runs in this thread, so that what starts a loop of its own needs another.
-    with ThreadPoolExecutor(1) as aside:
-        home = tmp_path_factory.mktemp("home")
-        server = aside.submit(build_server, home, build_cache).result()
+@contextmanager
+def serve_stand_in(home: Path, cache: Path) -> Iterator[Site]:
+    """A server over the stand-in with a fresh home, for the length of the block."""
+    with ThreadPoolExecutor(1) as aside:  # Playwright's loop runs in this thread
+        server = aside.submit(build_server, home, cache).result()
         try:
             with serving(server.app) as url:
                 yield Site(url, server)
