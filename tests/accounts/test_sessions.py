@@ -134,6 +134,27 @@ async def test_guessing_is_slowed_down_for_address_and_account(
         await guess("198.51.100.1", "user9@example.com")
 
 
+async def test_many_people_behind_one_address_sign_in_and_guesses_among_them_still_count(
+    sqlite: Accounts, clock: Clock
+) -> None:
+    """An office, a family, a proxy that was not named: only what fails is a failure."""
+    user = await make_user(sqlite, password=PASSWORD)
+    slow = BackOff(free=3, clock=clock.monotonic)
+    sessions = SessionService(sqlite.context, addresses=slow)
+    office = Browser("192.0.2.7")
+    for _ in range(5):
+        await sessions.sign_in(email=user.email, password=PASSWORD, browser=office)
+    for number in range(3):
+        with pytest.raises(AuthenticationError):
+            await sessions.sign_in(
+                email=f"user{number}@example.com", password="a wrong one", browser=office
+            )
+        if number < 2:  # an account of one's own does not wipe the slate
+            await sessions.sign_in(email=user.email, password=PASSWORD, browser=office)
+    with pytest.raises(RateLimitError):
+        await sessions.sign_in(email=user.email, password=PASSWORD, browser=office)
+
+
 def test_waits_double_and_are_forgotten() -> None:
     clock = Clock()
     slow = BackOff(free=2, longest_s=8, names=3, clock=clock.monotonic)

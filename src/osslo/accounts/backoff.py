@@ -67,6 +67,14 @@ class BackOff:
         while len(self._failures) > self._names:
             self._failures.popitem(last=False)
 
+    def take_back(self, name: str) -> None:
+        """Uncount one failure of `name`, which was counted in advance and turned out to be none."""
+        failures = self._failures.get(name)
+        if failures is not None:
+            failures.count -= 1
+            if failures.count <= 0:
+                del self._failures[name]
+
     def succeeded(self, name: str) -> None:
         """Forget the failures of `name`."""
         self._failures.pop(name, None)

@@ -79,6 +79,8 @@ class SessionService:
         self._accounts.failed(account)
         user = await self._verified(email, password)
         self._accounts.succeeded(account)
+        # Not forgotten: who has an account could else go on guessing at others'.
+        self._addresses.take_back(place)
         if user.state is UserState.DISABLED:
             raise PermissionDeniedError("This account is disabled.", code="user_disabled")
         return await self.begin(user, browser)
