@@ -93,6 +93,7 @@ def _menu(page: Page) -> None:
     button = page.get_by_role("button", name="Open the navigation")
     if button.is_visible():
         button.click()
+        expect(page.get_by_role("link", name="Usage", exact=True)).to_be_in_viewport()
 
 
 def _first_user(page: Page) -> None:

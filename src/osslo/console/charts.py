@@ -2,7 +2,8 @@
 
 The libraries that draw SVG on PyPI put style attributes, style sheets or scripts into it, which a
 Content-Security-Policy without `unsafe-inline` blocks. What the console needs is one stacked bar
-chart: this one. Colours come from classes; a table beside it says the same in words.
+chart: this one. Colours come from classes; a table beside it says the same in words. The axis is
+at the right, beside the newest days: on a phone the oldest are scrolled out of sight.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 540, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 6, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 2, 52, 10, 26
 _TICKS = 4
 _LABELS = 6
 MAX_SERIES = 5
@@ -68,7 +69,7 @@ class BarChart:
             label = escape(self.text(top * tick / _TICKS))
             parts.append(
                 f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+                f'<text x="{WIDTH - _RIGHT + 6}" y="{y + 4:.1f}">{label}</text>'
             )
         return parts
 
