@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
@@ -117,6 +117,13 @@ class DemoBackend(ScriptedBackend):
         return self.load
 
 
+class DemoAdapters:
+    """One adapter that was trained here."""
+
+    def offered(self) -> Sequence[tuple[str, int]]:
+        return (("house-style", 1_794_000_000),)
+
+
 @dataclass(frozen=True)
 class Demo:
     """The application and who is in it."""
@@ -177,6 +184,7 @@ def _models() -> tuple[ServedModel, ...]:
         ServedModel(
             id="gpt-oss-20b",
             backend=DemoBackend(answer, max_context_tokens=32_768, load=busy),
+            adapters=DemoAdapters(),
             vocabulary=_VOCABULARY,
             created=1_790_000_000,
             prompt=PromptProfile(show_date=False),

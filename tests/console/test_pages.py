@@ -42,7 +42,7 @@ PAGES = (
     "/console/admin/audit",
 )
 QUICK_MS = 3000
-"""Generous, for a machine with other work: alone it takes a fraction of a second."""
+"""Generous: the machine that tests may have other work."""
 
 
 @pytest.fixture
@@ -234,6 +234,15 @@ def test_view_code_gives_the_same_request(owner: Visitor) -> None:
         assert text.startswith(begins)
         for part in ("high", "You are brief.", "json_schema", "inhabitants", "s a test"):
             assert part in text
+
+
+def test_models_show_their_memory_plan_and_adapters(owner: Visitor) -> None:
+    page = owner.go("/console/admin/models")
+    expect(page.get_by_role("heading", name="Memory plan")).to_be_visible()
+    expect(page.get_by_role("row", name="gpt-oss-20b:house-style")).to_contain_text("2026-11-")
+    page = owner.go("/console/playground")
+    names = page.get_by_label("Model", exact=True).locator("option").all_inner_texts()
+    assert "gpt-oss-20b:house-style" in names
 
 
 def test_a_fetch_that_fails_is_told_when_it_has(owner: Visitor) -> None:

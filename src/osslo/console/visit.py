@@ -6,7 +6,7 @@ signed-in carry the session's CSRF secret, those of strangers the secret of a co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
@@ -30,7 +30,6 @@ from osslo.api.sessions import (
     set_form_csrf,
     signed_in_of,
 )
-from osslo.chat.models import ServedModel
 from osslo.console.books import Books
 from osslo.console.navigation import navigation
 from osslo.console.pulls import Pulls
@@ -68,29 +67,14 @@ class FixedSetting:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownAdapter:
-    """An adapter of a served model as it is listed: `what` it is, in a few words."""
-
-    name: str
-    what: str = ""
-    loaded: bool = True
-
-
-def no_adapters(_model: ServedModel) -> Sequence[ShownAdapter]:
-    """What a server without adapters lists."""
-    return ()
-
-
-@dataclass(frozen=True, slots=True)
 class Console:
     """What pages show beyond the API's services. `memory` is each model's plan, by id: what takes
-    how much. `adapters` lists what a model can be asked for besides itself."""
+    how much."""
 
     books: Books
     fixed_settings: tuple[FixedSetting, ...] = ()
     memory: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pulls: Pulls | None = None
-    adapters: Callable[[ServedModel], Sequence[ShownAdapter]] = no_adapters
 
 
 class SignInNeeded(Exception):  # noqa: N818 - not an error: it leads to the sign-in page

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.responses import JSONResponse, Response
 
+from osslo.chat.models import ServedModel
 from osslo.console.pulls import Pull
 from osslo.console.routing import page_router
 from osslo.console.visit import Visit, admin, go, text_of
@@ -64,7 +66,7 @@ async def _page(here: Visit, *, error: OssloError | None = None) -> Response:
                 "note": model.note,
                 "ready": model.backend.ready,
                 "context_tokens": model.context_tokens,
-                "adapters": here.console.adapters(model),
+                "adapters": _adapters(model),
                 "memory": here.console.memory.get(model.id, ()),
             }
             for model in here.services.registry
@@ -73,6 +75,16 @@ async def _page(here: Visit, *, error: OssloError | None = None) -> Response:
         pull=None if (state := _pull(here)) is None else _told(state),
         error=error.message if error else None,
     )
+
+
+def _adapters(model: ServedModel) -> list[tuple[str, datetime]]:
+    """The names that `model` answers to with an adapter, and from when each is."""
+    if model.adapters is None:
+        return []
+    return [
+        (f"{model.id}:{name}", datetime.fromtimestamp(created, UTC))
+        for name, created in model.adapters.offered()
+    ]
 
 
 def _pull(here: Visit) -> Pull | None:
