@@ -160,7 +160,7 @@ def httpx_options(options: dict[str, Any]) -> dict[str, Any]:
         made["content"] = json.dumps(options["json"]).encode()
         made["headers"].setdefault("content-type", b"application/json")
     elif options.get("files"):
-        made["files"] = options["files"]
+        made["files"] = [(name, _as_part(part)) for name, part in options["files"]]
     elif options.get("data") is not None:
         data = options["data"]
         made["content"] = data if isinstance(data, bytes) else str(data).encode()
@@ -168,6 +168,14 @@ def httpx_options(options: dict[str, Any]) -> dict[str, Any]:
         pairs = "; ".join(f"{name}={text}" for name, text in options["cookies"].items())
         made["headers"]["cookie"] = pairs.encode("utf-8", "surrogatepass")
     return made
+
+
+def _as_part(part: Any) -> Any:
+    """A part of a form whose content is text: schemathesis leaves numbers as they are."""
+    if isinstance(part, tuple):
+        name, content, *rest = part
+        return (name, content if isinstance(content, bytes | str) else str(content), *rest)
+    return part if isinstance(part, bytes | str) else str(part)
 
 
 # --- by mutation --------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
         if isinstance(node, dict):
             if isinstance(node.get("$ref"), str):
                 yield node["$ref"]
+            if "discriminator" in node:
+                yield from node["discriminator"]["mapping"].values()
             for value in node.values():
                 yield from references(value)
         elif isinstance(node, list):
@@ -115,6 +117,12 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
     names = {ref.removeprefix(REFS) for ref in references(document)}
     assert names <= set(document["components"]["schemas"])
     assert "ChatCompletionRequest" in names
+
+
+def test_titles_are_the_names(document: dict[str, Any]) -> None:
+    """Generators name classes by titles and drop those of a name that was there already."""
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["title"] == name
 
 
 def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:

@@ -213,7 +213,10 @@ class _Schemas:
             raise AssertionError("two schemas of the document share a name")
         return cls(
             {model: short[name] for model, name in given.items()},
-            {short[name]: _taken(_renamed(schema, short)) for name, schema in definitions.items()},
+            {
+                short[name]: _titled(_taken(_renamed(schema, short)), short[name])
+                for name, schema in definitions.items()
+            },
         )
 
     def ref(self, shape: type[BaseModel] | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -243,16 +246,19 @@ def _taken(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(node: Any, names: Mapping[str, str]) -> Any:
+    """References by the short names, those that discriminators map to among them."""
     if isinstance(node, dict):
-        return {
-            key: REFS + names[value.removeprefix(REFS)]
-            if key == "$ref" and isinstance(value, str)
-            else _renamed(value, names)
-            for key, value in node.items()
-        }
+        return {key: _renamed(value, names) for key, value in node.items()}
     if isinstance(node, list):
         return [_renamed(item, names) for item in node]
+    if isinstance(node, str) and node.startswith(REFS):
+        return REFS + names[node.removeprefix(REFS)]
     return node
+
+
+def _titled(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """Generators name their classes by the title, and two of one name are lost."""
+    return schema | {"title": name}
 
 
 def _complete(document: dict[str, Any], routes: tuple[APIRoute, ...]) -> None:
