@@ -21,7 +21,7 @@ from bench.conformance.rows import Failures, Row, progressing
 from bench.conformance.server import RUNNING, Running, server
 
 TIMES = 50
-CALLERS = TIMES * 2 * RUNNING
+CAPACITY = 2 * RUNNING
 """The engine holds `RUNNING` requests and as many that wait."""
 
 GIVES_UP_S = 60.0
@@ -42,18 +42,19 @@ class _Seen:
     slowest_s: float = 0.0
 
 
-def run(seconds: float, seed: int, failures: Failures) -> Row:
-    """Press for `seconds`."""
+def run(seconds: float, seed: int, failures: Failures, *, times: int = TIMES) -> Row:
+    """Press for `seconds`, with `times` the callers that there is room for."""
+    callers = times * CAPACITY
     seen = _Seen()
     with server("engine") as running:
-        asyncio.run(_press(running, seconds, seed, seen, failures))
+        asyncio.run(_press(running, seconds, seed, seen, failures, callers=callers))
     grown = _grown(seen.memory, seconds)
     if grown > GROWTH_BYTES:
         failures.add(f"memory grew by {grown >> 20} MiB", memory=seen.memory)
     remarks = {
         **dict(sorted(seen.statuses.items())),
-        "callers": CALLERS,
-        "capacity": 2 * RUNNING,
+        "callers": callers,
+        "capacity": CAPACITY,
         "seconds": seconds,
         "slowest_s": round(seen.slowest_s, 2),
         "memory_mib": [round(size / 2**20) for _, size in seen.memory[:: max(1, int(seconds / 6))]],
@@ -63,10 +64,16 @@ def run(seconds: float, seed: int, failures: Failures) -> Row:
 
 
 async def _press(
-    running: Running, seconds: float, seed: int, seen: _Seen, failures: Failures
+    running: Running,
+    seconds: float,
+    seed: int,
+    seen: _Seen,
+    failures: Failures,
+    *,
+    callers: int,
 ) -> None:
     source = random.Random(seed)
-    limits = httpx.Limits(max_connections=CALLERS, max_keepalive_connections=CALLERS)
+    limits = httpx.Limits(max_connections=callers, max_keepalive_connections=callers)
     headers = {"authorization": f"Bearer {running.key}"}
     ends = time.monotonic() + seconds
     async with httpx.AsyncClient(
@@ -79,14 +86,14 @@ async def _press(
                 if not await _ask(client, protocol, seen, failures, streamed=streamed):
                     await asyncio.sleep(_TIRED_S * source.random())
 
-        callers = [asyncio.create_task(caller()) for _ in range(CALLERS)]
+        tasks = [asyncio.create_task(caller()) for _ in range(callers)]
         process = psutil.Process(running.pid)
         shown = progressing("overload_errors", iter(int, 1), int(seconds), failures)
-        while not all(task.done() for task in callers):
+        while not all(task.done() for task in tasks):
             seen.memory.append((time.monotonic() - ends + seconds, process.memory_info().rss))
             next(shown)
-            await asyncio.wait(callers, timeout=1.0)
-        await asyncio.gather(*callers)
+            await asyncio.wait(tasks, timeout=1.0)
+        await asyncio.gather(*tasks)
 
 
 async def _ask(

@@ -119,6 +119,9 @@ class _Judge:
         if reply.status_code == 400:
             self._counted["refused"] += 1
             return
+        if reply.status_code == 503:  # a machine that stood still: no output, so none to judge
+            self._counted["unavailable"] += 1
+            return
         if reply.status_code != 200:
             self._fail(f"status {reply.status_code}", want, reply.text)
             return

@@ -87,7 +87,7 @@ async def test_a_tool_loop_keeps_the_reasoning(
     assert result.final_output == "12 degrees."
     second = VOCABULARY.text(stage.backend.requests[1].prompt)
     assert "12 degrees in Oslo" in second
-    if kind is OpenAIResponsesModel:  # the SDK hands reasoning items back, but no chat reasoning
+    if kind is OpenAIResponsesModel:  # over chat completions not tested
         assert "<|channel|>analysis<|message|>Look.<|end|>" in second
 
 
