@@ -311,6 +311,8 @@ async def test_admins_look_after_users() -> None:
         rest = (
             await they.call(admin, "GET", "/v1/audit_log", params={"after": acts["last_id"]})
         ).json()
+        strange = await they.call(admin, "GET", "/v1/audit_log", params={"after": "1; x"})
+    assert strange.status_code == 400
     assert made.json()["email"] == "new@example.com"
     assert link["url"] == f"{ORIGIN}/console/reset?token={link['token']}"
     assert reset.status_code == signed_in.status_code == 201

@@ -49,6 +49,11 @@ def _all_of_any(parts: int, branches: int) -> Schema:
 
 
 SCHEMAS: Mapping[str, Schema] = {
+    "numbers beyond every float": {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "maximum": 10**400}, "m": {"const": 10**400}},
+        "default": 10**400,
+    },
     "product of alternatives": _all_of_any(8, 6),
     "longer product of alternatives": _all_of_any(12, 4),
     "nested alternatives": _nest(

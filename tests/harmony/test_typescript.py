@@ -60,6 +60,7 @@ def test_properties_say_what_is_optional_and_why() -> None:
         (-0.0, "-0.0"),
         (2**64 - 1, "18446744073709551615"),
         (2**64, "1.8446744073709552e19"),
+        (10**400, f"1{'0' * 400}"),
         (True, "true"),
         (float("inf"), "null"),
         ({"a": [None, "é\n"]}, '{"a":[null,"é\\n"]}'),

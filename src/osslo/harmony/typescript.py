@@ -203,9 +203,18 @@ def json_text(value: object) -> str:
         case float():
             return _float_text(value)
         case int() if not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-            return _float_text(float(value))
+            return _large_text(value)
         case _:
             return json.dumps(value, ensure_ascii=False)
+
+
+def _large_text(value: int) -> str:
+    """An integer of more than 64 bits, which serde_json reads as a float; one that no float holds
+    it cannot read, so that its digits stand as they are."""
+    try:
+        return _float_text(float(value))
+    except OverflowError:
+        return json.dumps(value)
 
 
 def _float_text(value: float) -> str:

@@ -227,7 +227,7 @@ class AuditQuery(StrictSchema):
 
     limit: int = Field(100, ge=1, le=1000)
     after: str | None = Field(
-        None, pattern=r"\d{1,18}", description="The id that the page follows."
+        None, pattern=r"^[0-9]{1,18}$", description="The id that the page follows."
     )
     act: str | None = Field(None, max_length=64)
     actor_id: str | None = Field(None, max_length=_ID)
