@@ -95,6 +95,10 @@ class Pair:
         return str(self.threads)
 
 
+class WorkerFailure(SystemExit):
+    """A worker's process that ended before its jobs were done."""
+
+
 @dataclass(slots=True)
 class Samples:
     """All measurements of one engine: row name to values, and the peak memory of its processes."""
@@ -119,7 +123,7 @@ def run_jobs(command: list[str], jobs: list[str]) -> list[dict[str, float]]:
         for line in process.stdout:
             records.append({**json.loads(line), "wall": time.monotonic() - begin})
     if process.returncode != 0 or len(records) != len(jobs):
-        raise SystemExit(f"{command[0]} failed on {jobs} with exit code {process.returncode}")
+        raise WorkerFailure(f"{command[0]} failed on {jobs} with exit code {process.returncode}")
     return records
 
 
@@ -171,15 +175,22 @@ def measure(command: list[str], rows: Iterable[str], samples: Samples) -> None:
 
 
 def choose_flags(pair: Pair, rows: list[str]) -> dict[str, Flags]:
-    """Try all flags once on every row; the best for each row."""
-    tried: dict[str, dict[Flags, float]] = {}
+    """Try all flags once on every row; the best for each row. Flags that llama.cpp does not survive
+    on this processor are told and left out. Raises `SystemExit` if it survives none."""
+    tried: dict[str, dict[Flags, float]] = {row: {} for row in rows}
     for flash, repack in FLAG_CHOICES:
         flags = Flags(flash, repack)
         samples = Samples({})
-        measure(pair.peer(flags), rows, samples)
+        try:
+            measure(pair.peer(flags), rows, samples)
+        except WorkerFailure as failure:
+            say(f"  llama.cpp fa={flash} repack={repack}: left out, {failure}")
+            continue
         for row in rows:
-            tried.setdefault(row, {})[flags] = samples.values[row][0]
+            tried[row][flags] = samples.values[row][0]
             say(f"  llama.cpp fa={flash} repack={repack} {row}: {samples.values[row][0]:.2f}")
+    if not all(tried.values()):
+        raise SystemExit("llama.cpp runs with none of its flags here")
     pick = {row: min if row.endswith("_s") else max for row in rows}
     return {row: pick[row](tried[row], key=tried[row].__getitem__) for row in rows}
 
