@@ -19,6 +19,8 @@ LAYERS: Mapping[str, int] = MappingProxyType(
     {
         "errors": 0,
         "types": 0,
+        "folders": 1,
+        "setting_rules": 1,
         "settings": 1,
         "telemetry": 1,
         "kernels": 1,
@@ -50,6 +52,8 @@ TOP_FILES = frozenset(
     {
         "errors",
         "types",
+        "folders",
+        "setting_rules",
         "settings",
         "telemetry",
         "backup",

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from osslo.errors import ConfigurationError
+from osslo.folders import Folders
 from osslo.model.repositories import REPOSITORIES
-from osslo.settings import Folders
 
 _MEDIA_TYPE = "application/vnd.ollama.image.model"
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
