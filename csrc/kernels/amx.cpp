@@ -10,6 +10,7 @@
 namespace osslo {
 namespace amx {
 #include "kernels/kernels.inl"
+#include "kernels/pairs.inl"
 #include "kernels/amx.inl"
 }  // namespace amx
 

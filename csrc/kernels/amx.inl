@@ -1,6 +1,6 @@
 // Matrix products of many tokens on AMX tiles, to the bit what the panels of kernels.inl give: a
 // tile multiplies one block of 32 columns, whose integer sums are exact, and blocks are added up in
-// the same order by the same operations. Included after kernels.inl, in the set's namespace.
+// the same order by the same operations. Included after pairs.inl, in the set's namespace.
 //
 // A pair of panels (16 rows of weights) is unpacked once for all tokens of a group, whose activations
 // lie in tiles of 16 tokens. Both stay in the second-level cache.
@@ -8,13 +8,10 @@
 namespace {
 
 constexpr int kTileTokens = 16;  // rows of a tile of activations
-constexpr int kPairRows = 2 * kPanelRows;
 constexpr int kGroupTokens = 128;  // 128 rows of 4096 int16 are 1 MiB of the 2 MiB these cores have
 constexpr int kLeastTokens = 6;    // below this, unpacking for tiles costs more than tiles save
 constexpr size_t kSumsBytes = 8192;  // sums that wait to be scaled: a sixth of the first-level cache
 constexpr size_t kBlockTile = kTileTokens * kBlock;  // bytes, and the same for 16 rows of weights
-
-using F16 = __m512;
 
 // The tiles' shapes, as LDTILECFG reads them (Intel SDM volume 1, 18.3).
 struct alignas(64) TileShapes {
@@ -71,18 +68,13 @@ Scratch scratch_of(const MatmulTask& t) {
   return s;
 }
 
-__m512i two_halves(const uint8_t* low, const uint8_t* high) {
-  return _mm512_inserti64x4(_mm512_castsi256_si512(load_int(low)), load_int(high), 1);
-}
-
 struct Mxfp4Pair {
   using Weights = Mxfp4Blocks;
   // Twice the values of E2M1: signed, so that no offset is needed.
   static void unpack(const uint8_t* first, const uint8_t* second, int8_t* out) {
     alignas(16) static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12,
                                                  0, -1, -2, -3, -4, -6, -8, -12};
-    const __m512i lookup =
-        _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(twice)));
+    const __m512i lookup = repeated(twice);
     const __m512i low = _mm512_set1_epi8(15);
     for (int i = 0; i < 4; ++i) {
       const __m512i v = two_halves(first + 32 * i, second + 32 * i);
@@ -261,7 +253,7 @@ void matmul_by_tiles(const MatmulTask& t) {
   } else if (enough && t.weights->kind == WeightKind::kQ8 && t.x.int16) {
     tile_matmul<Q8Pair, true>(t);
   } else {
-    matmul(t);
+    matmul_by_pairs(t);
   }
 }
 

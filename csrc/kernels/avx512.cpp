@@ -8,8 +8,13 @@
 namespace osslo {
 namespace avx512 {
 #include "kernels/kernels.inl"
+#include "kernels/pairs.inl"
 }  // namespace avx512
 
-Kernels avx512_kernels() { return avx512::kernels("avx512"); }
+Kernels avx512_kernels() {
+  Kernels set = avx512::kernels("avx512");
+  set.matmul = avx512::matmul_by_pairs;
+  return set;
+}
 
 }  // namespace osslo

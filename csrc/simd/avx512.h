@@ -1,5 +1,5 @@
 // AVX-512 with VNNI, in registers of 256 bits: the lanes of x86.h, and products of bytes by fours.
-// Wider registers gain nothing where memory is the limit; `amx.cpp` serves what computes.
+// Matrix products of integers go by pairs of panels instead (kernels/pairs.inl).
 #pragma once
 
 #ifndef OSSLO_SIMD
