@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -68,6 +68,7 @@ def test_mxfp4_of_zeros_and_of_the_smallest() -> None:
         assert abs(float(decoded[0]) - tiny) <= 2.0**-129
 
 
+@example([0.0] * 63 + [3.56052e-40])
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=64, max_size=64))
 def test_q8_is_within_half_a_step(values: list[float]) -> None:
     x = np.array(values, np.float32).reshape(1, 64)

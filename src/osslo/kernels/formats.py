@@ -100,10 +100,12 @@ def q8_decode(values: NDArray[np.int8], scales: NDArray[np.float16]) -> NDArray[
 def q8_encode(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Encode finite float32 `[..., 32 * B]` as int8 of that shape and float16 scales `[..., B]`.
 
-    The scale is the largest magnitude / 127, as in GGUF's Q8_0; a block of zeros has scale 0.
+    The scale is the largest magnitude / 127, as in GGUF's Q8_0; a block of zeros, or of values too
+    small for a float16 scale, is zeros with scale 0.
     """
     grouped = values.reshape(*values.shape[:-1], -1, BLOCK).astype(np.float32)
     scales = np.abs(grouped).max(axis=-1) / np.float32(127)
-    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    rounded = scales.astype(np.float16)
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=rounded > 0)
     quantised = np.rint(grouped * inverse[..., None]).clip(-127, 127)
-    return quantised.astype(np.int8).reshape(values.shape), scales.astype(np.float16)
+    return quantised.astype(np.int8).reshape(values.shape), rounded
