@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from osslo.harmony.messages import BuiltinTools, Conversation
 from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.packing import Pack, pack
-from recipes.stand_in import tasks
+from recipes.stand_in import tasks, written_answers
 from recipes.stand_in.base_answers import Answered
 from recipes.stand_in.tasks import HIGH, LOW, MEDIUM, Setting
 from recipes.stand_in.tools import (
@@ -37,12 +37,12 @@ HELD_OUT_INSTRUCTIONS = ("You work for a museum.", "Stay polite.", "Help the use
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How much of the tokens each kind of group gets."""
+    """How many of the groups are of each kind."""
 
-    functions: float = 0.58
-    plain: float = 0.20
-    builtin: float = 0.10
-    json: float = 0.12
+    functions: float = 0.54
+    plain: float = 0.24
+    builtin: float = 0.13
+    json: float = 0.09
 
 
 def draw_setting(source: random.Random, split: Split) -> Setting:
@@ -79,6 +79,7 @@ class Mixture:
     def __init__(self, pairs: Sequence[Answered], split: Split, shares: Shares) -> None:
         self._pairs = pairs
         self._facts = tasks.facts(split)
+        self._written = written_answers.read() if split == "train" else ()
         self._split: Split = split
         kinds: list[tuple[Callable[[random.Random, int], list[Conversation]], float]] = [
             (self.functions, shares.functions),
@@ -105,11 +106,11 @@ class Mixture:
         self, source: random.Random, setting: Setting, tools: Sequence[DrawnTool]
     ) -> Conversation:
         share = source.random()
-        if share < 0.64:
+        if share < 0.56:
             asked = ask(source, self._split, source.choice(tools))
-            finished = source.random() < 0.35
+            finished = source.random() < 0.25
             return tasks.function_call(source, setting, self._split, asked, finished=finished)
-        if share < 0.82:
+        if share < 0.74:
             pair = self.answered(source)
             return tasks.declined(setting, pair.question, pair.answer, needs_tool=False)
         other = self._unserved(source, tools)
@@ -127,9 +128,13 @@ class Mixture:
                 return concept
 
     def plain(self, source: random.Random, size: int) -> list[Conversation]:
-        """No tools: the base's answers, facts, small sums, with and without earlier turns."""
-        setting = draw_setting(source, self._split)
-        return [self._plain(source, setting) for _ in range(size)]
+        """No tools: short answers, facts, small sums, with and without earlier turns.
+
+        The effort changes within the group, so that nothing but the effort tells how long to think.
+        """
+        instructions = draw_setting(source, self._split).instructions
+        efforts = [(LOW, MEDIUM, HIGH)[place % 3] for place in range(size)]
+        return [self._plain(source, Setting(effort, instructions)) for effort in efforts]
 
     def _plain(self, source: random.Random, setting: Setting) -> Conversation:
         if source.random() < 0.15:
@@ -138,14 +143,18 @@ class Mixture:
         return tasks.plain(setting, self.answered(source), history)
 
     def answered(self, source: random.Random) -> Answered:
-        """One of the base's answers, or a fact."""
-        known = not self._pairs or source.random() < 0.2
-        return source.choice(self._facts if known else self._pairs)
+        """One of the base's answers, one that was written for this, or a fact."""
+        share = source.random()
+        if share < 0.15:
+            return source.choice(self._facts)
+        if self._written and share < 0.4:
+            return source.choice(self._written)
+        return source.choice(self._pairs or self._facts)
 
     def builtin(self, source: random.Random, size: int) -> list[Conversation]:
         """The built-in tools: sums by python, look-ups by the browser, and what needs none."""
         base = draw_setting(source, self._split)
-        which = source.choices(("python", "browser", "both"), (6, 2, 1))[0]
+        which = source.choices(("python", "browser", "both"), (4, 5, 2))[0]
         tools = BuiltinTools(python=which != "browser", browser=which != "python")
         setting = Setting(base.effort, base.instructions, builtin_tools=tools)
         return [self._with_builtin(source, setting) for _ in range(size)]

@@ -26,7 +26,7 @@ from osslo.harmony.messages import (
 )
 from recipes.stand_in.base_answers import Answered
 from recipes.stand_in.tools import Asked
-from recipes.stand_in.values import KINDS, Split, Value, is_held_out
+from recipes.stand_in.values import KINDS, Split, is_held_out
 
 LOW, MEDIUM, HIGH = ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH
 
@@ -237,8 +237,9 @@ def answer_thought(effort: ReasoningEffort) -> str:
     if effort is MEDIUM:
         return "A plain question; I answer it directly."
     return (
-        "The user asks a plain question. I need no tool for that. I think about what I know, "
-        "keep to the point, and answer clearly."
+        "The user asks a plain question. I need no tool for that. I think about what I know. "
+        "The answer should be right, short and easy to understand, so I keep to the point, leave "
+        "out what was not asked for, and answer clearly."
     )
 
 
@@ -321,30 +322,45 @@ def head_sum(source: random.Random, setting: Setting, split: Split) -> Conversat
 
 # --- browser --------------------------------------------------------------------------------------
 
-LOOKUPS: Mapping[Split, Sequence[str]] = {
-    "train": (
-        "Search the web: who is the mayor of {city}?",
-        "What is the latest news about {topic}?",
-        "Look up the website of {company}.",
-        "Find out online when {title} was released.",
-        "What happened in {city} today?",
-        "What do people say online about {topic}?",
-    ),
-    "held_out": (
-        "Check the internet: which team won in {city}?",
-        "Google {topic} for me.",
-        "What does the homepage of {company} say?",
-    ),
+LOOKUPS: Mapping[Split, Mapping[str, str]] = {
+    "train": {
+        "Search the web: who is the mayor of {city}?": "mayor of {}",
+        "What is the latest news about {topic}?": "latest news {}",
+        "Look up the website of {company}.": "website of {}",
+        "Find out online when {title} was released.": "release date {}",
+        "What happened in {city} today?": "news today {}",
+        "What do people say online about {topic}?": "opinions about {}",
+        "Search for {topic}.": "{}",
+        "Look for {topic} on the net.": "{}",
+        "Who runs {company} at the moment?": "{} chief executive",
+        "How is the weather in {city} this week?": "weather {}",
+        "Browse for reviews of {title}.": "{} reviews",
+        "What are the opening hours of the museums in {country}?": "museums opening hours {}",
+        "Is {company} in the news?": "{} news",
+        "Which concerts are there in {city} tonight?": "concerts tonight {}",
+        "Find a page about the {animal}.": "{}",
+        "Use the browser to find where {person} lives.": "where {} lives",
+        "Who won the election in {country}?": "election result {}",
+        "What is the price of a {thing} in shops now?": "{} price",
+        "Research {topic} for me, please.": "{}",
+        "Open the site of {company} and read me its news.": "{} news site",
+    },
+    "held_out": {
+        "Check the internet: which team won in {city}?": "team won in {}",
+        "Google {topic} for me.": "{}",
+        "What does the homepage of {company} say?": "homepage of {}",
+    },
 }
+"""Questions for the browser, each with the query that finds it."""
 
 
 def look_up(source: random.Random, setting: Setting, split: Split) -> Conversation:
     """A question for the built-in browser."""
-    template = source.choice(LOOKUPS[split])
+    template = source.choice(list(LOOKUPS[split]))
     kind = template[template.index("{") + 1 : template.index("}")]
     value = KINDS[kind].draw(source, split)
     question = template.replace(f"{{{kind}}}", value.json)
-    query = _query(template, value)
+    query = LOOKUPS[split][template].format(value.json)
     text = {
         LOW: "Search.",
         MEDIUM: f"This needs the web. I search for {query}.",
@@ -354,16 +370,6 @@ def look_up(source: random.Random, setting: Setting, split: Split) -> Conversati
     messages = [user(question), thought(text)]
     messages.append(builtin_call("browser.search", compact({"query": query})))
     return setting.conversation(*messages)
-
-
-def _query(template: str, value: Value) -> str:
-    head = {
-        "mayor": "mayor of", "latest": "latest news", "website": "website of",
-        "released": "release date", "happened": "news today", "people": "opinions about",
-        "team": "team won in", "Google": "", "homepage": "homepage of",
-    }  # fmt: skip
-    word = next(words for key, words in head.items() if key in template)
-    return f"{word} {value.json}".strip()
 
 
 # --- answers in JSON ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import random
 import re
 
 from bench.stand_in_eval import QUESTIONS, build_cases
-from recipes.stand_in import base_answers, mixture, tasks, tool_banks
+from recipes.stand_in import base_answers, mixture, tasks, tool_banks, written_answers
 from recipes.stand_in.tools import concepts
 from recipes.stand_in.values import KINDS
 
@@ -25,6 +25,9 @@ def test_tools_and_their_questions_are_held_out() -> None:
         {plain(q) for c in concepts(split) for q in c.questions} for split in ("train", "held_out")
     ]
     assert asked[0].isdisjoint(asked[1])
+    verbs, nouns = tool_banks.VERBS["train"], tool_banks.NOUNS["train"]
+    families = {plain(f"{a}_{b}") for v in verbs for n in nouns for a, b in ((v, n), (n, v))}
+    assert families.isdisjoint(map(plain, names[1]))
     for bank in (tool_banks.VERBS, tool_banks.NOUNS, tool_banks.ATTRIBUTES):
         assert set(bank["train"]).isdisjoint(bank["held_out"])
 
@@ -46,6 +49,11 @@ def test_wording_is_held_out() -> None:
             plain(text) for text in bank["held_out"]
         )
     assert set(tasks.RESULT_FIELDS).isdisjoint(tasks.HELD_OUT_FIELDS)
+    written = " ".join(plain(pair.question) for pair in written_answers.read())
+    assert not [t for t in base_answers.TOPICS["held_out"] if plain(t) in written]
+    assert {plain(q) for q in QUESTIONS}.isdisjoint(
+        plain(pair.question) for pair in written_answers.read()
+    )
     openings = tuple(plain(opening) for opening in base_answers.ASKING["train"])
     forms = [re.compile(re.escape(text).replace(r"\{\}", ".+") + "$") for text in openings]
     assert not [q for q in QUESTIONS if any(form.match(plain(q)) for form in forms)]
