@@ -25,7 +25,7 @@ from osslo.model.standin import fetch_base
 from osslo.model.standin.markers import FITTED_MARKERS, FITTED_PATH, add_markers
 from osslo.model.tokenizer import Tokenizer
 from osslo.model.tokenizer_sources import from_gguf
-from tests.model.llama import llama_from_gguf
+from recipes.stand_in.dense import llama_from_gguf
 
 OPENINGS = (
     "What",

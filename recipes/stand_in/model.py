@@ -24,20 +24,10 @@ from osslo.model.tokenizer_sources import from_gguf
 from osslo.tuning import attention
 from osslo.tuning.fused import fuse
 from osslo.tuning.model import TokenRows, Trainable
-from tests.model.llama import llama_from_gguf
+from recipes.stand_in.dense import MATRICES, llama_from_gguf
 
 RANK = 32
 ALPHA = 64
-GGUF_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_MATRICES = [name.split(".")[1] for name in GGUF_NAMES]
 _NAME = re.compile(r".*layers\.(\d+)\.(\w+\.\w+)\.lora_([AB])\.default\.weight")
 
 
@@ -73,8 +63,9 @@ def build_trainable(path: Path, marked: Marked, compute: torch.dtype = torch.flo
     model.requires_grad_(requires_grad=False)
     attention.register()
     model.set_attn_implementation(attention.NAME)
+    targets = [name.split(".")[1] for name in MATRICES]
     get_peft_model(
-        model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=_MATRICES, lora_dropout=0.0)
+        model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, lora_dropout=0.0)
     )
     model.train()
     trainable = Trainable(model, start_rows(marked), compute=compute)
@@ -119,7 +110,7 @@ def load_delta(trainable: Trainable, delta: Delta, sizes: LlamaSizes) -> None:
 
 
 def _gguf_name(layer: str, matrix: str) -> str:
-    return f"blk.{layer}.{GGUF_NAMES[matrix]}.weight"
+    return f"blk.{layer}.{MATRICES[matrix]}.weight"
 
 
 def _rotated_heads(name: str, sizes: LlamaSizes) -> int:

@@ -24,7 +24,8 @@ from osslo.model.standin.delta import read_delta
 from osslo.model.standin.markers import Marked
 from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.loop import Schedule, StepRecord, Trainer
-from osslo.tuning.model import Trainable, fast_compute
+from osslo.tuning.model import Trainable
+from osslo.tuning.plan import fast_dtype
 from recipes.stand_in import base_answers
 from recipes.stand_in.mixture import Mixture, MixtureSource, Shares
 from recipes.stand_in.model import build_trainable, load_delta, open_base
@@ -74,7 +75,7 @@ def main() -> None:
     (given.folder / "pid").write_text(str(os.getpid()))
     path = fetch_base(BASE_FOLDER)
     marked = open_base(path)
-    compute = getattr(torch, given.compute) if given.compute else fast_compute()
+    compute = getattr(torch, given.compute or fast_dtype())
     trainable = build_trainable(path, marked, compute)
     if given.from_delta:
         start_from(trainable, given.from_delta, path)

@@ -21,7 +21,8 @@ from osslo.model.standin import build_standin, ensure_standin, standin_path
 from osslo.model.standin.base import GGUF_NAME, fetch_base
 from osslo.model.standin.convert import LlamaSizes, unpermute
 from osslo.model.tokenizer import Tokenizer
-from tests.model.llama import llama_from_gguf, write_tiny_llama
+from recipes.stand_in.dense import llama_from_gguf
+from tests.model.llama import write_tiny_llama
 
 QUESTION = "What is the capital of Norway?"
 

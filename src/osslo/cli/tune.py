@@ -102,7 +102,7 @@ def command(
     ] = None,
     device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.AUTO,
     dtype: Annotated[
-        DtypeChoice, typer.Option(help="Matrix products; auto is bfloat16 where AMX makes it fast.")
+        DtypeChoice, typer.Option(help="Matrix products; auto is bfloat16 where it is fast.")
     ] = DtypeChoice.AUTO,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
     out: Annotated[

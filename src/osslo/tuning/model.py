@@ -124,13 +124,6 @@ class TokenRows:
         return logits.index_copy(1, self._ids, own)
 
 
-def fast_compute() -> torch.dtype:
-    """What this CPU multiplies fastest in: bfloat16 where it has instructions for that (AMX, or
-    AVX-512's BF16: about three times float32's speed), else float32."""
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
 def _store_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Keep the matrices that do not learn in `dtype`."""
     for module in model.modules():

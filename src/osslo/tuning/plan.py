@@ -38,7 +38,7 @@ class TuneOptions:
     `epochs` need. `patience` validations without a better one end the run, 0 never does. `samples`
     answers are shown before and after. `device` is `auto`, `cpu` or `cuda`. `dtype` is what
     matrix products are computed in: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where
-    the processor has AMX for it (several times faster; without AMX it is slower).
+    the processor has instructions for it (`fast_dtype`).
     """
 
     model: Path
@@ -140,7 +140,7 @@ def make_plan(options: TuneOptions) -> Plan:
     per_step = max(1, options.step_tokens // options.pack_tokens)
     per_epoch = -(-len(packs) // per_step)
     workers = min(options.workers or _cpus(), per_step)
-    compute = _compute(options.dtype)
+    compute = fast_dtype() if options.dtype == "auto" else options.dtype
     memory = estimate(
         checkpoint,
         options.learning,
@@ -177,6 +177,16 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             raise ConfigurationError(
                 f"{checkpoint.path}: there is no tokenizer; put its tokenizer.json beside it"
             )
+
+
+def fast_dtype() -> str:
+    """What this processor multiplies fastest in: bfloat16 where it has instructions for that (AMX,
+    or AVX-512's BF16), else float32, since emulated bfloat16 is slower."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
 
 
 # --- one folder, one run --------------------------------------------------------------------------
@@ -234,16 +244,6 @@ def _check_options(options: TuneOptions) -> None:
         raise ConfigurationError("nothing would learn; leave out --no-attention or --no-experts")
     if learning.router and learning.lora:
         raise ConfigurationError("--router needs --method full: an adapter holds no router")
-
-
-def _compute(dtype: str) -> str:
-    if dtype != "auto":
-        return dtype
-    try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        flags = ""
-    return "bfloat16" if "amx_bf16" in flags else "float32"
 
 
 def _cpus() -> int:
