@@ -392,6 +392,13 @@ void bind_copy_page(KvCache& kv, bool window, int32_t source, int32_t target, in
   pool.copy(source, target, tokens);
 }
 
+// A page's own memory, not a copy; the array keeps the cache alive.
+Out<uint8_t> bind_page(nb::handle self, bool window, int32_t page) {
+  const PagePool& pool = nb::cast<KvCache&>(self).of(window);
+  require(page >= 0 && page < pool.pages(), "page: number outside the pool");
+  return Out<uint8_t>(pool.page(page), {pool.page_bytes()}, self);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -475,6 +482,7 @@ NB_MODULE(_native, m) {
   nb::class_<KvCache>(m, "KvCache")
       .def("copy_page", &bind_copy_page, nb::kw_only(), nb::arg("window"), nb::arg("source"),
            nb::arg("target"), nb::arg("tokens"))
+      .def("page", &bind_page, nb::kw_only(), nb::arg("window"), nb::arg("page"))
       .def_prop_ro("full_pages", [](const KvCache& kv) { return kv.full.pages(); })
       .def_prop_ro("window_pages", [](const KvCache& kv) { return kv.window.pages(); });
 

@@ -31,6 +31,9 @@ class _NoKv:
     def copy_page(self, kind: PageKind, source: int, target: int, tokens: int) -> None:
         pass
 
+    def page(self, kind: PageKind, page: int) -> NDArray[np.uint8]:  # noqa: ARG002 - as below
+        return np.empty(0, dtype=np.uint8)
+
 
 class RandomModel:
     """A `ForwardModel` of noise."""

@@ -32,8 +32,8 @@ uint8_t* PagePool::base(int32_t layer_of_kind, int32_t kv_head) const {
 
 void PagePool::copy(int32_t source, int32_t target, int32_t tokens) {
   const size_t plane = kPageTokens * row_bytes_;
-  const uint8_t* from = memory_.data() + page_bytes_ * static_cast<size_t>(source);
-  uint8_t* to = memory_.data() + page_bytes_ * static_cast<size_t>(target);
+  const uint8_t* from = page(source);
+  uint8_t* to = page(target);
   for (size_t at = 0; at < page_bytes_; at += plane)
     std::memcpy(to + at, from + at, row_bytes_ * static_cast<size_t>(tokens));
 }

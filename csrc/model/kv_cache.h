@@ -21,6 +21,10 @@ class PagePool {
   // K or V of one position: out of `base`, at `offset` within its page.
   size_t row_bytes() const { return row_bytes_; }
   void copy(int32_t source, int32_t target, int32_t tokens);
+  // The page_bytes() of one page.
+  uint8_t* page(int32_t page) const {
+    return memory_.data() + page_bytes_ * static_cast<size_t>(page);
+  }
 
   static size_t page_bytes(const ModelShape& shape, bool window);
 

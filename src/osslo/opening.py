@@ -16,11 +16,13 @@ from osslo.engine.adapters import AdapterPool
 from osslo.engine.constraint import ConstraintCompiler
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.harmony.vocabulary import Markers
 from osslo.model.adapters.catalogue import FOLDER, AdapterCatalogue
 from osslo.model.available import available_memory
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.discovery import ModelRoots, find_local, resolve
+from osslo.model.forward import PageKind
 from osslo.model.memory import MemoryPlan, MemoryRequest, Weights, check, plan
 from osslo.model.model import Model
 from osslo.model.pack import Precision, ensure_packed
@@ -166,6 +168,18 @@ def adapter_pool(settings: Settings, native: Model, adapters: AdapterCatalogue) 
     )
 
 
+def prefix_disk(settings: Settings, native: Model) -> PrefixDisk | None:
+    """The prefixes of this model that are kept over restarts, if the settings want that."""
+    if not settings.model.prefix_disk_bytes:
+        return None
+    return PrefixDisk(
+        settings.folders.cache / "prefixes",
+        max_bytes=settings.model.prefix_disk_bytes,
+        identity=native.kv_identity,
+        page_bytes={kind: native.page_bytes(kind) for kind in PageKind},
+    )
+
+
 def open_served(
     settings: Settings,
     located: Located,
@@ -188,7 +202,9 @@ def open_served(
     )
     constraints = ConstraintCompiler(tokenizer, ends)
     pool = adapter_pool(settings, native, adapters)
-    engine = Engine(native, limits, constraints=constraints, adapters=pool)
+    engine = Engine(
+        native, limits, constraints=constraints, adapters=pool, disk=prefix_disk(settings, native)
+    )
     alias = settings.model.model_alias
     served = ServedModel(
         id=located.id,

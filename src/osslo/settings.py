@@ -94,6 +94,13 @@ class ModelSettings:
     max_waiting: int = field(
         default=64, metadata=_rule(rules.integer(0, 100_000), "queue length before 503")
     )
+    prefix_disk_bytes: int = field(
+        default=0,
+        metadata=_rule(
+            rules.integer(0, 1 << 50),
+            "prefixes of prompts kept in cache, over restarts; 0 writes none",
+        ),
+    )
     max_adapters: int = field(
         default=4,
         metadata=_rule(rules.integer(0, 1024), "LoRA adapters in memory together; 0 for none"),

@@ -22,12 +22,17 @@ POISON = -7
 
 class FakeKv:
     def __init__(self, full_pages: int, window_pages: int) -> None:
-        self.tokens = {
-            PageKind.FULL: np.full((full_pages, PAGE_TOKENS), POISON, dtype=np.int32),
-            PageKind.WINDOW: np.full((window_pages, PAGE_TOKENS), POISON, dtype=np.int32),
+        counts = {PageKind.FULL: full_pages, PageKind.WINDOW: window_pages}
+        self.pools = {
+            kind: np.full((pages, 2, PAGE_TOKENS), POISON, dtype=np.int32)
+            for kind, pages in counts.items()
         }
-        self.positions = {kind: pages.copy() for kind, pages in self.tokens.items()}
+        self.tokens = {kind: pool[:, 0] for kind, pool in self.pools.items()}
+        self.positions = {kind: pool[:, 1] for kind, pool in self.pools.items()}
         self.copies = 0
+
+    def page(self, kind: PageKind, page: int) -> NDArray[np.uint8]:
+        return self.pools[kind][page].reshape(-1).view(np.uint8)
 
     def copy_page(self, kind: PageKind, source: int, target: int, tokens: int) -> None:
         assert source != target

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from osslo.engine.limits import EngineLimits
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.engine.runner import Runner
 from osslo.engine.sampler import Sampler
 from osslo.engine.sequence import Sequence
@@ -97,11 +98,13 @@ class Heard:
 class Driver:
     """Steps a `Runner` by hand and checks the pages after every step."""
 
-    def __init__(self, model: FakeModel, limits: EngineLimits) -> None:
+    def __init__(
+        self, model: FakeModel, limits: EngineLimits, *, disk: PrefixDisk | None = None
+    ) -> None:
         self.model = model
         self.limits = limits
         self.context = limits.usable_context(model)
-        self.runner = Runner(model, limits, clock=lambda: 0.0)
+        self.runner = Runner(model, limits, clock=lambda: 0.0, disk=disk)
         self.heard: dict[str, Heard] = {}
         self.living: dict[str, Sequence] = {}
 

@@ -23,6 +23,7 @@ from osslo.engine.adapters import AdapterPool, Lease
 from osslo.engine.constraint import Constraint, ConstraintCompiler
 from osslo.engine.delivery import AsyncMailbox, Mailbox, Parcel, ThreadMailbox, deliver
 from osslo.engine.limits import EngineLimits
+from osslo.engine.prefix_disk import DiskCounters, PrefixDisk
 from osslo.engine.runner import Emission, Event, Runner
 from osslo.engine.sampler import Sampler, Scratch, check_sampling
 from osslo.engine.sequence import RowsSink, Sequence
@@ -48,6 +49,7 @@ from osslo.types import (
 
 _FIRST_GUESS_S = 5.0  # duration of a request, before any has ended
 _MAX_RETRY_AFTER_S = 60.0
+_LAST_PAGES_S = 5.0  # for pages on their way to disk when the engine is closed
 _SHORT_PROMPT_TOKENS = 4096  # checked and copied in well under a millisecond
 
 
@@ -61,7 +63,7 @@ class Engine:
     """Continuous batching over one model. Thread-safe; the thread starts with the engine.
 
     `constraints` is needed for requests that carry a grammar, `adapters` for those that name one.
-    `clock` gives seconds for timings.
+    `disk` keeps prefixes over restarts; the engine closes it. `clock` gives seconds for timings.
     Close it with `await close()` or `close_blocking()`; as a context manager it closes itself.
     """
 
@@ -72,6 +74,7 @@ class Engine:
         *,
         constraints: ConstraintCompiler | None = None,
         adapters: AdapterPool | None = None,
+        disk: PrefixDisk | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._context_tokens = limits.usable_context(model)
@@ -80,7 +83,8 @@ class Engine:
         self._constraints = constraints
         self._adapters = adapters
         self._clock = clock
-        self._runner = Runner(model, limits, clock=clock)
+        self._disk = disk
+        self._runner = Runner(model, limits, clock=clock, disk=disk)
         self._scratch = Scratch()  # touched by the engine's thread only
         self._eos_ids = frozenset(limits.eos_token_ids)
         self._changed = threading.Condition()  # guards everything below
@@ -92,6 +96,8 @@ class Engine:
         self._closing = False
         self._broken: EngineError | None = None
         self._request_s = _FIRST_GUESS_S
+        if disk is not None:
+            disk.on_room(self._wake)
         self._thread = threading.Thread(target=self._work, name="osslo-engine", daemon=True)
         self._thread.start()
 
@@ -339,16 +345,40 @@ class Engine:
     def _work(self) -> None:
         try:
             while self._wait_for_work():
-                self._publish(self._runner.step())
+                if self._runner.has_work:
+                    self._publish(self._runner.step())
                 if self._runner.broken is not None:
                     raise self._runner.broken
+                self._runner.keep_some()
+            self._keep_the_rest()
         except Exception as error:
             self._break_down(error)
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _keep_the_rest(self) -> None:
+        """At the end: what still waits to be kept on disk, as far as the time goes."""
+        spill, deadline = self._runner.memory.spill, time.monotonic() + _LAST_PAGES_S
+        while spill is not None and not spill.is_empty:
+            with self._changed:
+                left = deadline - time.monotonic()
+                if not self._changed.wait_for(lambda: self._runner.has_pages_to_keep, left):
+                    return
+            self._runner.keep_some()
+
     def _wait_for_work(self) -> bool:
         """Take in what arrived and what is to be aborted. False when the engine is closed."""
+        runner = self._runner
         with self._changed:
-            while not (self._runner.has_work or self._arrived or self._to_abort or self._closing):
+            while not (
+                runner.has_work
+                or self._arrived
+                or self._to_abort
+                or self._closing
+                or runner.has_pages_to_keep
+            ):
                 self._changed.wait()
             arrived, self._arrived = self._arrived, []
             aborted = [self._jobs[i].sequence for i in self._to_abort if i in self._jobs]
@@ -404,6 +434,7 @@ class Engine:
     def stats(self) -> BackendStats:
         """See `Backend.stats`. Pages of both kinds together; `extra` has them apart."""
         memory, counters = self._runner.memory, self._runner.counters
+        kept = self._disk.counters if self._disk is not None else DiskCounters()
         running = len(self._runner.scheduler.running)
         loaded, adapter_bytes = self._adapters.totals() if self._adapters is not None else (0, 0)
         return BackendStats(
@@ -425,6 +456,11 @@ class Engine:
                 "preemptions": self._runner.scheduler.preemptions,
                 "steps": counters.steps,
                 "rows": counters.rows,
+                "disk_pages_read": kept.read_pages,
+                "disk_pages_written": kept.written_pages,
+                "disk_files_evicted": kept.evicted_files,
+                "disk_files_damaged": kept.damaged_files,
+                "disk_writes_failed": kept.failed_writes,
                 "adapters_loaded": loaded,
                 "adapter_bytes": adapter_bytes,
             },
@@ -453,6 +489,8 @@ class Engine:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        if self._disk is not None:
+            self._disk.close()
 
 
 def _is_terminal(event: Event) -> bool:

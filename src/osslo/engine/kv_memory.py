@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from osslo.engine.pages import PagePool, pages_for, window_span_pages
-from osslo.engine.prefix_cache import NO_MATCH, Match, PrefixCache, token_key
+from osslo.engine.prefix_cache import NO_MATCH, Match, PrefixCache, token_key, token_keys
+from osslo.engine.prefix_disk import Place, PrefixDisk
+from osslo.engine.prefix_file import Bytes
 from osslo.engine.sequence import Sequence
+from osslo.engine.spill import Spill
 from osslo.errors import EngineError
 from osslo.model.forward import PAGE_TOKENS, ForwardModel, KvCache, PageKind
 
@@ -22,7 +25,13 @@ class KvMemory:
     """Pages of all sequences of one model."""
 
     def __init__(
-        self, model: ForwardModel, *, full_pages: int, window_pages: int, prefix_cache: bool
+        self,
+        model: ForwardModel,
+        *,
+        full_pages: int,
+        window_pages: int,
+        prefix_cache: bool,
+        disk: PrefixDisk | None = None,
     ) -> None:
         self.window_tokens = model.sliding_window
         self.full = PagePool(PageKind.FULL, full_pages)
@@ -30,6 +39,8 @@ class KvMemory:
         self.kv: KvCache = model.new_kv(full_pages, self.window.capacity)
         self.cache = PrefixCache(self.full, self.window, self.window_tokens)
         self.releases = 0  # sequences that gave their pages back
+        self.disk = disk if prefix_cache else None
+        self.spill = None if self.disk is None else Spill(self.disk, self.kv)
         self._prefix_cache = prefix_cache
         self._span_pages = window_span_pages(self.window_tokens)
 
@@ -42,14 +53,20 @@ class KvMemory:
         has changed. A hit leaves at least the last token to compute.
         """
         others = list(running)
+        if self.disk is not None and self._attach_stored(seq, others, self.disk):
+            return True
         if self._attach(seq, self._match(seq), others):
             return True
         # Alone, only the page pinned for copying can be what is missing: start from nothing.
         return not others and self._attach(seq, NO_MATCH, others)
 
-    def _attach(self, seq: Sequence, match: Match, running: list[Sequence]) -> bool:
+    def _attach(
+        self, seq: Sequence, match: Match, running: list[Sequence], resume: int | None = None
+    ) -> bool:
+        """Share the pages of a match. `resume` is where the sequence will go on, if that is not at
+        the match's end: the windows before it are what counts."""
         whole, partial = divmod(match.tokens, PAGE_TOKENS)
-        first_window = self.cache.first_window_page(match.tokens) if self.window_tokens else 0
+        first_window = self._first_window(match.tokens if resume is None else resume)
         for index, node in enumerate(match.nodes):
             self.full.share(node.full_page)
             if self.window_tokens and index >= first_window:
@@ -72,6 +89,63 @@ class KvMemory:
         if match.longest > match.tokens:
             seq.resume_points = (seq.prompt_tokens, match.longest)
         return True
+
+    def _first_window(self, position: int) -> int:
+        return self.cache.first_window_page(position) if self.window_tokens else 0
+
+    # --- what stands on disk ---------------------------------------------------------------------
+
+    def _attach_stored(self, seq: Sequence, running: list[Sequence], disk: PrefixDisk) -> bool:
+        """Share what is in memory and read what the disk has beyond it, in whole pages. False, with
+        nothing changed, if that is nothing, does not fit or cannot be read."""
+        if not seq.uses_cache:
+            return False
+        keys = token_keys(seq.tokens[: (seq.length - 1) // PAGE_TOKENS * PAGE_TOKENS])
+        chain = disk.chain(seq.scope, keys)
+        match = self._match(seq)
+        whole = match.tokens // PAGE_TOKENS
+        places = disk.find(chain[whole:])
+        end = self._stored_end(match, whole, places)
+        if end * PAGE_TOKENS <= match.tokens:
+            return False
+        shared = Match(match.nodes[:whole], whole * PAGE_TOKENS, match.longest)
+        if not self._attach(seq, shared, running, resume=end * PAGE_TOKENS):
+            return False
+        if not self._read_stored(seq, places[: end - whole], disk):
+            self._give_back(seq)
+            return False
+        seq.computed = end * PAGE_TOKENS
+        seq.resume_points = (seq.prompt_tokens, seq.computed)
+        self.settle(seq)
+        disk.touch(chain[:end])
+        return True
+
+    def _stored_end(self, match: Match, whole: int, places: list[Place]) -> int:
+        """The last page's end up to which all pages can be had, and the windows before it."""
+        if not self.window_tokens:
+            return whole + len(places)
+        windows = [node.window_page >= 0 for node in match.nodes[:whole]]
+        windows += [place.has_window for place in places]
+        for end in range(len(windows), whole, -1):
+            if all(windows[self._first_window(end * PAGE_TOKENS) : end]):
+                return end
+        return 0
+
+    def _read_stored(self, seq: Sequence, places: list[Place], disk: PrefixDisk) -> bool:
+        """Read pages behind those that `seq` has, and the window pages it will see."""
+        full: list[tuple[Place, Bytes]] = []
+        window: list[tuple[Place, Bytes]] = []
+        for place in places:
+            index = seq.page_count
+            if not self._add_page(seq, windowed=index >= seq.window_first):
+                raise EngineError("there is no page to read to, although room was checked before")
+            full.append((place, self.kv.page(PageKind.FULL, int(seq.full_pages[index]))))
+            if self.window_tokens and index >= seq.window_first:
+                page = int(seq.window_pages[index])
+                window.append((place, self.kv.page(PageKind.WINDOW, page)))
+        return disk.read(PageKind.FULL, full) and disk.read(PageKind.WINDOW, window)
+
+    # --- more pages ------------------------------------------------------------------------------
 
     def cached_tokens(self, seq: Sequence) -> int:
         """How much of a waiting sequence the cache could give at this moment."""
@@ -122,12 +196,12 @@ class KvMemory:
             pass
         return min(tokens, seq.page_count * PAGE_TOKENS - seq.computed)
 
-    def _add_page(self, seq: Sequence) -> bool:
+    def _add_page(self, seq: Sequence, *, windowed: bool = True) -> bool:
         index = seq.page_count
         full = self._take(self.full)
         if full is None:
             return False
-        if self.window_tokens:
+        if self.window_tokens and windowed:
             window = self._take(self.window)
             if window is None:
                 self.full.drop(full)
@@ -191,12 +265,17 @@ class KvMemory:
             seen = seq.settled_pages - self.cache.first_window_page(seq.computed)
             self.cache.mark_resume(seq.cache_node, seen)
             self._publish_partial(seq)
+            if self.spill is not None and seq.cache_node is not None:
+                self.spill.add(seq.cache_node)
+        self._give_back(seq)
+        self.releases += 1
+
+    def _give_back(self, seq: Sequence) -> None:
         for index in range(seq.page_count - 1, -1, -1):
             if self.window_tokens and index >= seq.window_first:
                 self._drop(self.window, int(seq.window_pages[index]))
             self._drop(self.full, int(seq.full_pages[index]))
         seq.forget_pages()
-        self.releases += 1
 
     def _publish_partial(self, seq: Sequence) -> None:
         start = seq.settled_pages * PAGE_TOKENS

@@ -46,6 +46,12 @@ def token_key(tokens: NDArray[np.int32]) -> bytes:
     return tokens.astype(">u4").tobytes()
 
 
+def token_keys(tokens: NDArray[np.int32]) -> list[bytes]:
+    """The keys of whole pages of `tokens`, whose number is a multiple of the page's size."""
+    whole = token_key(tokens)
+    return [whole[at : at + _PAGE_KEY_BYTES] for at in range(0, len(whole), _PAGE_KEY_BYTES)]
+
+
 def common_tokens(a: bytes, b: bytes) -> int:
     """Length in tokens of the common prefix of two keys."""
     size = min(len(a), len(b))
@@ -94,6 +100,16 @@ class PrefixNode:
             if rank[0] and rank > best_rank:
                 best, best_rank = child, rank
         return best, best_rank[0]
+
+    def path(self) -> list[PrefixNode]:
+        """The nodes from the text's beginning to this one, as far as they have their pages."""
+        nodes = []
+        node: PrefixNode | None = self
+        while node is not None and node.parent is not None:
+            if node.full_page >= 0:
+                nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
 
     def exact(self, key: bytes) -> PrefixNode | None:
         place = bisect_left(self.keys, key)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from osslo.engine.batch import Chunk, build_batch
 from osslo.engine.kv_memory import KvMemory
 from osslo.engine.limits import EngineLimits
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.engine.scheduler import Scheduler
 from osslo.engine.sequence import RowsSink, Sequence
 from osslo.errors import EngineError, OssloError
@@ -49,13 +50,19 @@ class Runner:
     """Runs sequences over one model, one step at a time."""
 
     def __init__(
-        self, model: ForwardModel, limits: EngineLimits, *, clock: Callable[[], float]
+        self,
+        model: ForwardModel,
+        limits: EngineLimits,
+        *,
+        clock: Callable[[], float],
+        disk: PrefixDisk | None = None,
     ) -> None:
         self.memory = KvMemory(
             model,
             full_pages=limits.full_pages,
             window_pages=limits.window_pages,
             prefix_cache=limits.prefix_cache,
+            disk=disk,
         )
         self.scheduler = Scheduler(self.memory, limits)
         self.counters = Counters()
@@ -69,6 +76,16 @@ class Runner:
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work
+
+    @property
+    def has_pages_to_keep(self) -> bool:
+        """Whether `keep_some` would do anything."""
+        return self.memory.spill is not None and self.memory.spill.is_due
+
+    def keep_some(self) -> None:
+        """Copy a few pages of texts that ended, for the disk; a few milliseconds."""
+        if self.memory.spill is not None:
+            self.memory.spill.copy_some()
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence; it begins with the next step that has room for it."""

@@ -60,6 +60,11 @@ class KvCache(Protocol):
         """Copy the first `tokens` positions of a page, all layers (copy on write)."""
         ...
 
+    def page(self, kind: PageKind, page: int) -> NDArray[np.uint8]:
+        """The `page_bytes(kind)` of a page, all layers: the memory itself, to be read or written
+        between two forwards."""
+        ...
+
 
 class ForwardModel(Protocol):
     """A model as the engine sees it: sizes, page pools, and one step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,13 @@ from osslo.kernels import _native, panels
 from osslo.model.adapters.factors import Adapter, Factors, Place, Target
 from osslo.model.config import ModelConfig, rope_inverse_frequencies
 from osslo.model.forward import PAGE_TOKENS, ForwardInput, KvCache, LoadedAdapter, PageKind
-from osslo.model.packed_file import TOKENIZER, PackedHeader, read_header, read_tensor
+from osslo.model.packed_file import (
+    TOKENIZER,
+    PackedHeader,
+    encode_header,
+    read_header,
+    read_tensor,
+)
 from osslo.model.tokenizer import Tokenizer
 
 _T = TypeVar("_T", bound=np.generic)
@@ -30,6 +37,9 @@ class NativeKvCache:
         self.native.copy_page(
             window=kind is PageKind.WINDOW, source=source, target=target, tokens=tokens
         )
+
+    def page(self, kind: PageKind, page: int) -> NDArray[np.uint8]:
+        return self.native.page(window=kind is PageKind.WINDOW, page=page)
 
 
 class NativeAdapter:
@@ -113,6 +123,14 @@ class Model:
         if entry is None:
             raise PackedFileError(f"{self.path}: this model was packed without a tokenizer")
         return Tokenizer.from_packed(read_tensor(self.path, entry))
+
+    @cached_property
+    def kv_identity(self) -> str:
+        """A digest of all that keys and values depend on, the text and its adapter aside: the
+        packed file's header, which has every tensor's checksum, and the native code itself."""
+        digest = hashlib.sha256(encode_header(self.header))
+        digest.update(Path(_native.__file__).read_bytes())
+        return digest.hexdigest()
 
     def page_bytes(self, kind: PageKind) -> int:
         return self._native.page_bytes(window=kind is PageKind.WINDOW)

@@ -39,8 +39,10 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceKv:
-    """Page pools: per kind, keys and values `[layers of the kind, pages, PAGE_TOKENS, G, D]`."""
+    """Page pools: per kind `[pages, layers of the kind, 2, PAGE_TOKENS, G, D]`, and views of their
+    keys and values, `[layers of the kind, pages, PAGE_TOKENS, G, D]`."""
 
+    pools: dict[PageKind, NDArray[np.floating]]
     keys: dict[PageKind, NDArray[np.floating]]
     values: dict[PageKind, NDArray[np.floating]]
 
@@ -48,6 +50,11 @@ class ReferenceKv:
         """Copy the first `tokens` positions of a page, all layers of its kind."""
         for pool in (self.keys[kind], self.values[kind]):
             pool[:, target, :tokens] = pool[:, source, :tokens]
+
+    def page(self, kind: PageKind, page: int) -> NDArray[np.uint8]:
+        """The bytes of one page, shared."""
+        whole: NDArray[np.uint8] = self.pools[kind][page].reshape(-1).view(np.uint8)
+        return whole
 
 
 class ReferenceModel:
@@ -94,19 +101,16 @@ class ReferenceModel:
         """Empty page pools. They hold NaN, so that reading what was never written shows."""
         config = self.config
         counts = {PageKind.FULL: full_pages, PageKind.WINDOW: window_pages}
-        shapes = {
-            kind: (
-                config.layer_kinds.count(kind),
-                pages,
-                PAGE_TOKENS,
-                config.kv_heads,
-                config.head_dim,
-            )
+        row = (PAGE_TOKENS, config.kv_heads, config.head_dim)
+        pools = {
+            kind: np.full((pages, config.layer_kinds.count(kind), 2, *row), np.nan, self._kv_dtype)
             for kind, pages in counts.items()
         }
-        keys = {kind: np.full(shape, np.nan, self._kv_dtype) for kind, shape in shapes.items()}
-        values = {kind: np.full(shape, np.nan, self._kv_dtype) for kind, shape in shapes.items()}
-        return ReferenceKv(keys, values)
+        sides = [
+            {kind: pool[:, :, side].swapaxes(0, 1) for kind, pool in pools.items()}
+            for side in (0, 1)
+        ]
+        return ReferenceKv(pools, *sides)
 
     def logits(self, ids: Sequence[int], adapter: Adapter | None = None) -> NDArray[np.float32]:
         """The logits after every token of one sequence, float32 `[T, V]`, through `forward`."""
