@@ -1,6 +1,7 @@
 """One process that measures Osslo for bench/peers.py: the same jobs and lines as peer/driver.cpp.
 
-usage: osslo_worker.py CHECKPOINT IDS THREADS JOB...
+usage: osslo_worker.py CHECKPOINT IDS THREADS PREFIXES JOB...
+  PREFIXES   a folder for prefixes that outlive the process, or "-" for none
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from osslo.cli.measure import Measured, Meter
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.model.checkpoints import open_checkpoint
+from osslo.model.forward import PageKind
 from osslo.model.model import Model
 from osslo.model.pack import ensure_packed
 
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.peer_files import STREAM_TOKENS, STREAMS
 
 SPARE_TOKENS = 64
+PREFIX_BYTES = 1 << 30
 
 
 def context_tokens(jobs: list[str]) -> int:
@@ -33,6 +37,12 @@ def context_tokens(jobs: list[str]) -> int:
     return max(sizes) + SPARE_TOKENS
 
 
+def open_disk(folder: Path, model: Model) -> PrefixDisk:
+    """Prefixes as a server keeps them."""
+    sizes = {kind: model.page_bytes(kind) for kind in PageKind}
+    return PrefixDisk(folder, max_bytes=PREFIX_BYTES, identity=model.kv_identity, page_bytes=sizes)
+
+
 def report(measured: Measured) -> None:
     """One JSON line."""
     sys.stdout.write(json.dumps(asdict(measured)) + "\n")
@@ -42,11 +52,12 @@ def report(measured: Measured) -> None:
 def main() -> None:
     """Load, run the jobs in order, print a line after each."""
     checkpoint, ids_path, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    jobs = sys.argv[4:]
+    prefixes, jobs = sys.argv[4], sys.argv[5:]
     packed = ensure_packed(open_checkpoint(checkpoint), checkpoint.parent / "packed")
     model = Model.load(packed, threads=threads)
     ids = np.fromfile(ids_path, np.int32).reshape(STREAMS, STREAM_TOKENS)
-    with Meter(model, ids, context_tokens=context_tokens(jobs)) as meter:
+    disk = None if prefixes == "-" else open_disk(Path(prefixes), model)
+    with Meter(model, ids, context_tokens=context_tokens(jobs), disk=disk) as meter:
         for job in jobs:
             if job == "start":
                 meter.decode(0, 1)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,11 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import machine, peer_build
 from bench.peer_files import Files, full_size, stand_in
+from bench.peer_report import Row, bandwidth_share, judge, lines, records
 
 ROOT = Path(__file__).parent.parent
-BYTES_PER_TOKEN_GB = 2.57
-"""What decoding one token of gpt-oss-20b reads: 4 of 32 experts, attention and head."""
-
 ROWS: Mapping[str, str] = MappingProxyType(
     {
         "prefill_128": "prefill:128",
@@ -46,21 +44,6 @@ ROWS: Mapping[str, str] = MappingProxyType(
 
 DEFAULT_ROWS = tuple(row for row in ROWS if row not in ("decode_16384", "decode_32768"))
 FLAG_CHOICES = tuple((flash, repack) for repack in (1, 0) for flash in (0, 1))
-AT_LEAST: Mapping[str, float] = MappingProxyType(
-    {
-        "prefill_128": 2.0,
-        "prefill_512": 2.5,
-        "prefill_2048": 2.5,
-        "decode_0": 1.15,
-        "decode_4096": 1.4,
-        "decode_16384": 1.4,
-        "decode_32768": 1.4,
-        "streams_8": 2.0,
-        "streams_8_decode": 2.0,
-        "standin_decode": 1.2,
-        "standin_prefill": 2.0,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +62,12 @@ class Pair:
     files: Files
     threads: int
 
-    def osslo(self) -> list[str]:
-        """The process that measures Osslo."""
+    def osslo(self, prefixes: Path | None = None) -> list[str]:
+        """The process that measures Osslo. With a folder, prefixes outlive it."""
         worker = str(ROOT / "bench" / "osslo_worker.py")
-        return [sys.executable, worker, str(self.files.model), str(self.files.ids), self._threads]
+        files = [str(self.files.model), str(self.files.ids)]
+        kept = "-" if prefixes is None else str(prefixes)
+        return [sys.executable, worker, *files, self._threads, kept]
 
     def peer(self, flags: Flags) -> list[str]:
         """The process that measures llama.cpp."""
@@ -101,11 +86,12 @@ class WorkerFailure(SystemExit):
 
 @dataclass(slots=True)
 class Samples:
-    """All measurements of one engine: row name to values, and the peak memory of its processes."""
+    """All measurements of one engine: row name to values, the peak memory of its processes, and how
+    many different experts a layer of a decoding step ran, by row."""
 
-    values: dict[str, list[float]]
+    values: dict[str, list[float]] = field(default_factory=dict)
     rss_gib: float = 0.0
-    notes: dict[str, float] | None = None
+    experts_per_step: dict[str, float] = field(default_factory=dict)
 
     def add(self, row: str, value: float) -> None:
         self.values.setdefault(row, []).append(value)
@@ -166,9 +152,10 @@ def measure(command: list[str], rows: Iterable[str], samples: Samples) -> None:
         for name, value in rates(row, record):
             samples.add(name, value)
         samples.rss_gib = max(samples.rss_gib, record["rss_gib"])
-        extra = {k: v for k, v in record.items() if k in ("python_share", "experts_per_step")}
-        if extra:
-            samples.notes = {**(samples.notes or {}), **{f"{row}.{k}": v for k, v in extra.items()}}
+        if record.get("experts_per_step"):
+            samples.experts_per_step[row] = round(record["experts_per_step"], 2)
+        if row == "decode_0" and "python_share" in record:
+            samples.add("python_share", record["python_share"])
 
 
 # --- llama.cpp at its best ------------------------------------------------------------------------
@@ -180,7 +167,7 @@ def choose_flags(pair: Pair, rows: list[str]) -> dict[str, Flags]:
     tried: dict[str, dict[Flags, float]] = {row: {} for row in rows}
     for flash, repack in FLAG_CHOICES:
         flags = Flags(flash, repack)
-        samples = Samples({})
+        samples = Samples()
         try:
             measure(pair.peer(flags), rows, samples)
         except WorkerFailure as failure:
@@ -199,7 +186,7 @@ def interleave(
     pair: Pair, rows: list[str], flags: Mapping[str, Flags], rounds: int
 ) -> tuple[Samples, Samples]:
     """`rounds` times: Osslo over all rows, then llama.cpp over all rows, grouped by flags."""
-    ours, theirs = Samples({}), Samples({})
+    ours, theirs = Samples(), Samples()
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         machine.warm(pair.files.model)
@@ -214,53 +201,33 @@ def interleave(
 # --- the report -----------------------------------------------------------------------------------
 
 
-def table(ours: Samples, theirs: Samples) -> list[dict[str, object]]:
-    """One record a row: medians, ratio (above 1: Osslo is better), goal, raw samples."""
-    rows = []
-    for name, values in ours.values.items():
-        mine = statistics.median(values)
-        peer = statistics.median(theirs.values[name])
-        ratio = peer / mine if name.endswith("_s") else mine / peer
-        rows.append(
-            {
-                "name": name,
-                "osslo": round(mine, 3),
-                "peer": round(peer, 3),
-                "ratio": round(ratio, 3),
-                "at_least": AT_LEAST.get(name),
-                "raw": {"osslo": values, "peer": theirs.values[name]},
-            }
-        )
-    memory = {"name": "rss_gib", "osslo": round(ours.rss_gib, 2), "peer": round(theirs.rss_gib, 2)}
-    return [*rows, {**memory, "ratio": round(theirs.rss_gib / max(ours.rss_gib, 1e-9), 3)}]
-
-
-def osslo_only(pair: Pair) -> list[dict[str, object]]:
-    """Rows without a peer: the second of two requests that share 2k tokens, and memory at 8k."""
-    jobs = ["prefix:2048", "decode:8064:64"]
-    prefix, deep = run_jobs(pair.osslo(), jobs)
+def table(ours: Samples, theirs: Samples) -> list[Row]:
+    """The rows that were measured in rounds."""
     return [
-        {"name": "prefix_ttft_share", "osslo": prefix["share"], "at_most": 0.05},
-        {"name": "rss_gib_8k", "osslo": deep["rss_gib"], "at_most": 12.6},
+        judge(name, values, theirs.values.get(name, ())) for name, values in ours.values.items()
     ]
 
 
-def bandwidth_share(rows: list[dict[str, object]], limits: machine.Limits) -> None:
-    """Add to `decode_0` the share of this run's read bandwidth that decoding uses."""
-    for row in rows:
-        if row["name"] == "decode_0":
-            used = float(str(row["osslo"])) * BYTES_PER_TOKEN_GB
-            row["bandwidth_share"] = round(used / limits.read_gb_s, 3)
+def osslo_only(pair: Pair, peer_rss_gib: float) -> list[Row]:
+    """Rows from processes of their own: the second of two requests that share 2k tokens, the same
+    after a restart, and memory at a context of 8k beside the peer's at its largest."""
+    prefix, deep = run_jobs(pair.osslo(), ["prefix:2048", "decode:8064:64"])
+    return [
+        judge("prefix_ttft_share", [prefix["share"]]),
+        judge("prefix_disk_ttft_share", [disk_share(pair)]),
+        judge("rss_gib", [deep["rss_gib"]], [peer_rss_gib]),
+    ]
 
 
-def show(rows: list[dict[str, object]]) -> None:
-    """The table, for people."""
-    say(f"{'row':22} {'osslo':>9} {'llama.cpp':>9} {'ratio':>7} {'goal':>6}")
-    for row in rows:
-        numbers = [row.get("osslo"), row.get("peer"), row.get("ratio")]
-        shown = [f"{n:9.2f}" if isinstance(n, float) else " " * 9 for n in numbers]
-        goal = row.get("at_least") or row.get("at_most") or ""
-        say(f"{row['name']!s:22} {shown[0]} {shown[1]} {shown[2][2:]} {goal!s:>6}")
+def disk_share(pair: Pair) -> float:
+    """The time to the first token of a request that finds 2k tokens which an ended process kept on
+    disk, of the time in that process, which found none. Neither process did anything before."""
+    folder = pair.files.state / "prefixes"
+    shutil.rmtree(folder, ignore_errors=True)
+    (cold,) = run_jobs(pair.osslo(folder), ["first:1:2048"])
+    (warm,) = run_jobs(pair.osslo(folder), ["first:2:2048"])
+    shutil.rmtree(folder)
+    return warm["seconds"] / cold["seconds"]
 
 
 def say(line: str) -> None:
@@ -269,25 +236,32 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def compare(
-    pair: Pair, rows: list[str], rounds: int
-) -> tuple[list[dict[str, object]], dict[str, object]]:
-    """Flags, rounds and table for one model."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Both engines over one model."""
+
+    ours: Samples
+    theirs: Samples
+    flags: Mapping[str, Flags]
+
+
+def compare(pair: Pair, rows: list[str], rounds: int) -> Compared:
+    """Flags and rounds for one model."""
     flags = choose_flags(pair, rows)
     ours, theirs = interleave(pair, rows, flags, rounds)
-    chosen = {row: asdict(choice) for row, choice in flags.items()}
-    return table(ours, theirs), {"peer_flags": chosen, "notes": ours.notes or {}}
+    return Compared(ours, theirs, flags)
 
 
-def compare_stand_in(pair: Pair, rounds: int) -> list[dict[str, object]]:
+def stand_in_rows(pair: Pair, rounds: int) -> list[Row]:
     """The same for the stand-in, under names of its own."""
-    names = {"prefill_512": "standin_prefill", "decode_0": "standin_decode"}
-    found, _ = compare(pair, list(names), rounds)
-    return [
-        {**row, "name": names[str(row["name"])], "at_least": AT_LEAST[names[str(row["name"])]]}
-        for row in found
-        if row["name"] in names
-    ]
+    found = compare(pair, ["prefill_512", "decode_0"], rounds)
+    names = {
+        "prefill_512": "standin_prefill",
+        "decode_0": "standin_decode",
+        "python_share": "standin_python_share",
+    }
+    ours, theirs = found.ours.values, found.theirs.values
+    return [judge(new, ours[old], theirs.get(old, ())) for old, new in names.items()]
 
 
 def commit() -> str:
@@ -321,21 +295,27 @@ def main() -> None:
     if not options.force:
         machine.wait_until_quiet(patience_s=60)
     limits = machine.measure_limits(options.build)
-    results, details = compare(pair, rows, options.rounds)
-    bandwidth_share(results, limits)
+    full = compare(pair, rows, options.rounds)
+    results = table(full.ours, full.theirs)
+    if "decode_0" in rows:
+        results.append(bandwidth_share(full.ours.values["decode_0"], limits.read_gb_s))
     if set(rows) >= set(DEFAULT_ROWS):
-        results += osslo_only(pair)
+        results += osslo_only(pair, full.theirs.rss_gib)
+    if set(rows) >= set(DEFAULT_ROWS) and not options.no_standin:
         small = Pair(peer.driver, stand_in(options.build, peer.quantize), pair.threads)
         pack_for(small)
-        results += [] if options.no_standin else compare_stand_in(small, options.rounds)
-    show(results)
+        results += stand_in_rows(small, options.rounds)
+    for line in lines(results):
+        say(line)
+    say(f"experts per step and layer: {full.ours.experts_per_step}")
     report = {
         "machine": machine.describe(),
         "limits": asdict(limits),
         "osslo": commit(),
         "peer": peer.version,
-        "rows": results,
-        **details,
+        "rows": records(results),
+        "experts_per_step": full.ours.experts_per_step,
+        "peer_flags": {name: asdict(choice) for name, choice in full.flags.items()},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

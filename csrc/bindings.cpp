@@ -362,6 +362,7 @@ class NativeModel {
   Adapter* new_adapter() const { return new Adapter(weights_.shape()); }
 
   size_t page_bytes(bool window) const { return PagePool::page_bytes(weights_.shape(), window); }
+  int32_t active_experts() const { return forward_.active_experts(); }
   int threads() const { return pool_.size(); }
   std::string isa() const { return kernels_.name; }
 
@@ -499,6 +500,7 @@ NB_MODULE(_native, m) {
            nb::arg("sequence_adapters"))
       .def("new_adapter", &NativeModel::new_adapter, nb::rv_policy::take_ownership)
       .def("page_bytes", &NativeModel::page_bytes, nb::kw_only(), nb::arg("window"))
+      .def_prop_ro("active_experts", &NativeModel::active_experts)
       .def_prop_ro("threads", &NativeModel::threads)
       .def_prop_ro("isa", &NativeModel::isa);
 }

@@ -50,6 +50,7 @@ void Forward::run(KvCache& kv, const Step& step, float* logits) {
   for_rows(step.rows, [&](int32_t t) {
     weights_.embed(step.token_ids[t], &residual_[static_cast<size_t>(t) * shape_.hidden]);
   });
+  active_experts_ = 0;
   int32_t seen[2] = {0, 0};
   for (int32_t i = 0; i < shape_.layers(); ++i) {
     const LayerWeights& layer = weights_.layer(i);
@@ -346,7 +347,10 @@ void Forward::group_by_expert(int32_t rows) {
   const int32_t pairs = rows * top;
   std::fill(expert_begin_.begin(), expert_begin_.end(), 0);
   for (int32_t p = 0; p < pairs; ++p) ++expert_begin_[static_cast<size_t>(chosen_[p]) + 1];
-  for (int32_t e = 0; e < shape_.experts; ++e) expert_begin_[e + 1] += expert_begin_[e];
+  for (int32_t e = 0; e < shape_.experts; ++e) {
+    active_experts_ += expert_begin_[e + 1] > 0;
+    expert_begin_[e + 1] += expert_begin_[e];
+  }
   for (int32_t p = 0; p < pairs; ++p) {
     const int32_t place = expert_begin_[chosen_[p]]++;
     slot_[p] = place;

@@ -37,6 +37,8 @@ class Forward {
   // Writes K and V of every row into its pages and logits [logit_count, vocab_size].
   // Throws std::invalid_argument if the step is inconsistent with the pools or the shape.
   void run(KvCache& kv, const Step& step, float* logits);
+  // Different experts that the last step ran, all layers added up.
+  int32_t active_experts() const { return active_experts_; }
 
  private:
   // Eight query rows of one KV head of one sequence.
@@ -113,6 +115,7 @@ class Forward {
   std::vector<int32_t> in_order_;        // 0, 1, 2, ...
   std::vector<int32_t> expert_begin_;    // [experts + 1]
   std::vector<ExpertTask> expert_tasks_;
+  int32_t active_experts_ = 0;
 };
 
 }  // namespace osslo

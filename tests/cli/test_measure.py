@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from osslo.cli.measure import FedModel, Measured, Meter, random_ids
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.errors import ConfigurationError
-from osslo.model.forward import ForwardInput, KvCache
+from osslo.model.forward import ForwardInput, KvCache, PageKind
 from osslo.model.model import Model
 
 IDS = random_ids(256, 8, 600, seed=1)
@@ -75,13 +76,26 @@ def test_a_shared_prefix_is_computed_once(model: Recorder, meter: Meter) -> None
     assert len(model.rows) == (133 + 40) + 40
 
 
-def test_jobs_by_name(meter: Meter) -> None:
+def test_a_shared_prefix_is_found_on_disk_by_the_next_process(
+    model: Recorder, tmp_path: Path
+) -> None:
+    sizes = {kind: model.page_bytes(kind) for kind in PageKind}
+    for stream in (1, 2):
+        disk = PrefixDisk(tmp_path, max_bytes=1 << 30, identity="one", page_bytes=sizes)
+        model.rows = []
+        with Meter(model, IDS, context_tokens=512, disk=disk) as meter:
+            assert meter.run(f"first:{stream}:128").seconds > 0
+    assert len(model.rows) == 133 + 40 - 128
+
+
+def test_jobs_by_name(model: Recorder, meter: Meter) -> None:
     assert meter.run("prefill:32").job == "prefill:32"
     decoded = meter.run("decode:0:8")
     assert isinstance(decoded, Measured)
     assert decoded.decode_tokens == 8
     assert 0 <= decoded.python_share < 1
     assert decoded.rss_gib > 0
+    assert decoded.experts_per_step == model.config.experts_per_token
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
+from osslo.engine.prefix_disk import PrefixDisk
 from osslo.errors import ConfigurationError
-from osslo.model.forward import ForwardInput, ForwardModel, KvCache, PageKind
+from osslo.model.forward import ForwardInput, KvCache, PageKind
+from osslo.model.model import Model
 from osslo.types import GenerationRequest, SamplingParams, TokenDelta
 
 UNMEASURED_TOKENS = 4
@@ -31,7 +33,8 @@ UNMEASURED_TOKENS = 4
 class Measured:
     """One measurement. `decode_tokens` were generated in `decode_seconds`; `python_share` is the
     part of the whole time that was not spent in the forward pass; `rss_gib` is the process's peak
-    so far."""
+    so far; `experts_per_step` is how many different experts a layer of a decoding step ran, on
+    average."""
 
     job: str
     seconds: float
@@ -40,19 +43,31 @@ class Measured:
     share: float = 0.0
     python_share: float = 0.0
     rss_gib: float = 0.0
+    experts_per_step: float = 0.0
 
 
 class FedModel:
-    """A `ForwardModel` whose likeliest next token is always the next of the given `ids`.
+    """A model whose likeliest next token is always the next of the given `ids`.
 
     `ids` is int32 `[S, N]`. A row at position p is known by its token: the stream that has it there
     says what comes at p + 1.
     """
 
-    def __init__(self, model: ForwardModel, ids: NDArray[np.int32]) -> None:
+    def __init__(self, model: Model, ids: NDArray[np.int32]) -> None:
         self._model = model
         self._ids = ids
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from nothing again."""
         self.forward_s = 0.0
+        self._decoding_steps = 0
+        self._experts = 0.0
+
+    @property
+    def experts_per_step(self) -> float:
+        """Different experts of a layer in a decoding step, on average since `reset`."""
+        return self._experts / max(1, self._decoding_steps)
 
     @property
     def vocab_size(self) -> int:
@@ -76,6 +91,9 @@ class FedModel:
         begin = time.perf_counter()
         logits = self._model.forward(kv, step)
         self.forward_s += time.perf_counter() - begin
+        if len(step.token_ids) < len(step.sequence_starts):  # one row each: all decode
+            self._decoding_steps += 1
+            self._experts += self._model.experts_in_last_step
         for index, row in enumerate(step.logit_rows):
             position, token = step.positions[row], step.token_ids[row]
             stream = int(np.argmax(self._ids[:, position] == token))
@@ -86,11 +104,18 @@ class FedModel:
 class Meter:
     """Runs measurements on one engine over `model`, with room for `context_tokens`.
 
-    `ids` int32 `[S, N]` are what is fed; N is at least the context. Close it after use.
+    `ids` int32 `[S, N]` are what is fed; N is at least the context. With a `disk`, prefixes outlive
+    the process. Close it after use.
     """
 
     def __init__(
-        self, model: ForwardModel, ids: NDArray[np.int32], *, context_tokens: int, streams: int = 8
+        self,
+        model: Model,
+        ids: NDArray[np.int32],
+        *,
+        context_tokens: int,
+        streams: int = 8,
+        disk: PrefixDisk | None = None,
     ) -> None:
         if ids.shape[0] < max(streams, 3) or ids.shape[1] <= context_tokens:
             raise ConfigurationError(
@@ -101,7 +126,7 @@ class Meter:
         limits = EngineLimits.for_model(
             self._fed, context_tokens=context_tokens, max_running=streams
         )
-        self._engine = Engine(self._fed, limits)
+        self._engine = Engine(self._fed, limits, disk=disk)
         self._numbers = count()
 
     def __enter__(self) -> Meter:
@@ -144,14 +169,20 @@ class Meter:
         """Two requests with the same first tokens and different ends, one after the other; `share`
         is the second's time to its first token as a part of the first's."""
         tenant = f"prefix-{next(self._numbers)}"
-        cut = shared + 5  # not a page's edge
-        moments = []
-        for stream in (1, 2):
-            prompt = np.concatenate([self._ids[0, :cut], self._ids[stream, cut : cut + 40]])
-            begin = time.perf_counter()
-            moments.append(self._arrivals(prompt, 1, tenant)[0] - begin)
-        cold, warm = moments
+        cold, warm = (self._first_token_s(stream, shared, tenant) for stream in (1, 2))
         return Measured(f"prefix:{shared}", cold, share=warm / cold, rss_gib=peak_rss_gib())
+
+    def first_token(self, stream: int, shared: int) -> Measured:
+        """The time to the first token behind the first tokens of all such prompts and an end of its
+        own, `stream`'s."""
+        seconds = self._first_token_s(stream, shared, "shared")
+        return Measured(f"first:{stream}:{shared}", seconds, rss_gib=peak_rss_gib())
+
+    def _first_token_s(self, stream: int, shared: int, tenant: str) -> float:
+        cut = shared + 5  # not a page's edge
+        prompt = np.concatenate([self._ids[0, :cut], self._ids[stream, cut : cut + 40]])
+        begin = time.perf_counter()
+        return self._arrivals(prompt, 1, tenant)[0] - begin
 
     def run(self, job: str) -> Measured:
         """A job by its name, as `prefill:512`, `decode:0:64`, `streams:8:128:64`, `prefix:2048`.
@@ -164,6 +195,7 @@ class Meter:
             "decode": (self.decode, 2),
             "streams": (self.streams, 3),
             "prefix": (self.prefix, 1),
+            "first": (self.first_token, 2),
         }
         if kind not in known or len(numbers) != known[kind][1] or not "".join(numbers).isdigit():
             raise ConfigurationError(f"{job!r} is no measurement; try prefill:512 or decode:0:64")
@@ -173,7 +205,7 @@ class Meter:
 
     def _timed(self, job: str, run: Callable[[], tuple[list[float], int]]) -> Measured:
         """`run` gives the moments of all tokens and the index of the one decoding counts from."""
-        self._fed.forward_s = 0.0
+        self._fed.reset()
         begin = time.perf_counter()
         arrivals, first = run()
         seconds = time.perf_counter() - begin
@@ -184,6 +216,7 @@ class Meter:
             decode_tokens=len(arrivals) - 1 - first,
             python_share=max(0.0, 1 - self._fed.forward_s / seconds),
             rss_gib=peak_rss_gib(),
+            experts_per_step=self._fed.experts_per_step,
         )
 
     def _request(self, prompt: NDArray[np.int32], tokens: int, tenant: str) -> GenerationRequest:

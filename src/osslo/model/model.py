@@ -116,6 +116,11 @@ class Model:
     def sliding_window(self) -> int:
         return self.config.sliding_window
 
+    @property
+    def experts_in_last_step(self) -> float:
+        """Different experts that the last forward ran, per layer."""
+        return self._native.active_experts / self.config.layers
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The packed tokenizer. Raises PackedFileError where the checkpoint had none."""
