@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,45 +28,44 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
     """One ragged batch, sequences in the order of `chunks`.
 
     Logits are asked for the last row of each chunk that leaves nothing pending, and for all rows of
-    texts that are scored, in row order.
+    texts that are scored, in row order. Arrays of a step with one sequence are views of its own.
     """
-    count = len(chunks)
-    starts = np.zeros(count + 1, dtype=np.int32)
-    np.cumsum([chunk.rows for chunk in chunks], out=starts[1:])
-    total = int(starts[-1])
-    tokens = np.empty(total, dtype=np.int32)
-    positions = np.empty(total, dtype=np.int32)
-    width = max(chunk.sequence.page_count for chunk in chunks)
-    full = np.full((count, width), -1, dtype=np.int32)
-    window = np.full((count, width), -1, dtype=np.int32)
-    logit_rows: list[int] = []
+    spans = [(c.sequence, c.sequence.computed, c.sequence.computed + c.rows) for c in chunks]
+    starts = [0, *accumulate(chunk.rows for chunk in chunks)]
     adapters = tuple(chunk.sequence.adapter for chunk in chunks)
-    row = 0
-    for index, chunk in enumerate(chunks):
-        seq, rows = chunk
-        first, end = seq.computed, row + rows
-        if rows == 1:
-            tokens[row] = seq.tokens[first]
-            positions[row] = first
-        else:
-            tokens[row:end] = seq.tokens[first : first + rows]
-            positions[row:end] = np.arange(first, first + rows, dtype=np.int32)
-        full[index, : seq.page_count] = seq.full_pages[: seq.page_count]
-        window[index, : seq.page_count] = seq.window_pages[: seq.page_count]
-        if seq.wants_all_rows:
-            logit_rows.extend(range(row, end))
-        elif chunk.is_last:
-            logit_rows.append(end - 1)
-        row = end
     return ForwardInput(
-        tokens,
-        positions,
-        starts,
-        full,
-        window,
-        _rows(logit_rows),
-        adapters if any(adapters) else (),
+        token_ids=_join([seq.tokens[first:end] for seq, first, end in spans]),
+        positions=_join([np.arange(first, end, dtype=np.int32) for _, first, end in spans]),
+        sequence_starts=_rows(starts),
+        full_pages=_table([c.sequence.full_pages[: c.sequence.page_count] for c in chunks]),
+        window_pages=_table([c.sequence.window_pages[: c.sequence.page_count] for c in chunks]),
+        logit_rows=_rows(_logit_rows(chunks, starts)),
+        adapters=adapters if any(adapters) else (),
     )
+
+
+def _logit_rows(chunks: list[Chunk], starts: list[int]) -> list[int]:
+    rows: list[int] = []
+    for chunk, (begin, end) in zip(chunks, pairwise(starts), strict=True):
+        if chunk.sequence.wants_all_rows:
+            rows.extend(range(begin, end))
+        elif chunk.is_last:
+            rows.append(end - 1)
+    return rows
+
+
+def _join(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _table(rows: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Page tables below each other, -1 behind the end of the shorter ones."""
+    if len(rows) == 1:
+        return rows[0][np.newaxis]
+    table = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int32)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table
 
 
 def _rows(rows: list[int]) -> NDArray[np.int32]:
