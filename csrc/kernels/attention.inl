@@ -1,65 +1,128 @@
 // Attention over pages, written over eight lanes: a lane is a query row. Included by kernels.inl,
 // inside the namespace of an instruction set.
 
-struct HalfElements {
-  using type = uint16_t;
-  static F8 read(const type* p) { return load_f16(p); }
-};
-struct FloatElements {
-  using type = float;
-  static F8 read(const type* p) { return load(p); }
+// Positions whose products with the query rows are kept in registers together.
+constexpr int kGroup = Widest::kParts * Widest::kVectors;
+
+// Products of all query rows with kGroup keys from `key` on, summed over dimensions; out is
+// [kGroup][kAttentionRows].
+template <class Element>
+void multiply_keys(const AttentionTask& t, const Element* key, const float* query, float* out) {
+  using L = Widest;
+  const ptrdiff_t dim = t.head_dim;
+  L::V acc[L::kVectors][kAttentionRows];
+  for (auto& rows : acc)
+    for (L::V& a : rows) a = L::all(0.0f);
+  for (ptrdiff_t d = 0; d < dim; d += 8) {
+    L::V k[L::kVectors];
+    for (int v = 0; v < L::kVectors; ++v) k[v] = L::parts(key + v * L::kParts * dim + d, dim);
+    for (int r = 0; r < kAttentionRows; ++r) {
+      const L::V q = L::repeat(load(query + r * dim + d));
+      for (int v = 0; v < L::kVectors; ++v) acc[v][r] = fma(k[v], q, acc[v][r]);
+    }
+  }
+  for (int v = 0; v < L::kVectors; ++v)
+    store(out + v * L::kParts * kAttentionRows, sums(acc[v]));
+}
+
+// What the query rows (lanes) see: positions [first, last). All see [common_first, common_last).
+struct Sight {
+  F8 first;
+  F8 last;
+  int common_first;
+  int common_last;
 };
 
-// Scores of 8 query rows (lanes) at positions [begin, end) of a page; masked lanes are -infinity.
-template <class Elements>
-F8 page_scores(const AttentionTask& t, const typename Elements::type* keys, const float* query,
-               int begin, int end, int page_start, F8 first, F8 last, float* scores) {
+// Masks the scores of positions from `start` + begin to `start` + end: -infinity where a row does
+// not see.
+void mask(const Sight& sight, int start, int begin, int end, float* scores) {
   const F8 minus_infinity = set1(-__builtin_inff());
-  F8 highest = minus_infinity;
   for (int j = begin; j < end; ++j) {
-    F8 acc[kAttentionRows];
-    for (F8& a : acc) a = zero();
-    const typename Elements::type* key = keys + static_cast<ptrdiff_t>(j) * t.head_dim;
-    for (int d = 0; d < t.head_dim; d += 8) {
-      const F8 k = Elements::read(key + d);
-      for (int r = 0; r < kAttentionRows; ++r)
-        acc[r] = fma(k, load(query + r * t.head_dim + d), acc[r]);
-    }
-    const F8 position = set1(static_cast<float>(page_start + j));
-    F8 s = select_less(position, last, sums(acc), minus_infinity);
-    s = select_less(position, first, minus_infinity, s);
-    store(scores + j * kAttentionRows, s);
-    highest = max(highest, s);
+    const F8 position = set1(static_cast<float>(start + j));
+    float* at = scores + j * kAttentionRows;
+    const F8 before_last = select_less(position, sight.last, load(at), minus_infinity);
+    store(at, select_less(position, sight.first, minus_infinity, before_last));
   }
+}
+
+// Scores of positions [begin, end) of the page that starts at position `start`; gives each row's
+// highest.
+template <class Element>
+F8 page_scores(const AttentionTask& t, const Element* keys, const float* query, const Sight& sight,
+               int start, int begin, int end, float* scores) {
+  static_assert(kPageTokens % kGroup == 0, "a group of positions ends within its page");
+  for (int j = begin / kGroup * kGroup; j < end; j += kGroup)
+    multiply_keys(t, keys + static_cast<ptrdiff_t>(j) * t.head_dim, query,
+                  scores + j * kAttentionRows);
+  if (start + begin < sight.common_first || start + end > sight.common_last)
+    mask(sight, start, begin, end, scores);
+  F8 highest = set1(-__builtin_inff());
+  for (int j = begin; j < end; ++j) highest = max(highest, load(scores + j * kAttentionRows));
   return highest;
 }
 
-// acc[r] = acc[r] * decay[r] + sum over positions of weight[r] * V.
-template <class Elements>
-void page_values(const AttentionTask& t, const typename Elements::type* values,
-                 const float* weights, const float* decay, int begin, int end, float* sum_rows) {
-  for (int d = 0; d < t.head_dim; d += 8) {
-    F8 acc[kAttentionRows];
-    for (int r = 0; r < kAttentionRows; ++r)
-      acc[r] = mul(load(sum_rows + r * t.head_dim + d), set1(decay[r]));
-    for (int j = begin; j < end; ++j) {
-      const F8 v = Elements::read(values + static_cast<ptrdiff_t>(j) * t.head_dim + d);
-      const float* w = weights + j * kAttentionRows;
-      for (int r = 0; r < kAttentionRows; ++r) acc[r] = fma(set1(w[r]), v, acc[r]);
-    }
-    for (int r = 0; r < kAttentionRows; ++r) store(sum_rows + r * t.head_dim + d, acc[r]);
+// Scores of the positions [begin, end) become weights, exp(score - peak); their sums join `total`.
+F8 page_weights(int begin, int end, F8 peak, F8 total, float* scores) {
+  using L = Widest;
+  const L::V peaks = L::repeat(peak);
+  int j = begin;
+  for (; j + L::kParts <= end; j += L::kParts) {
+    const L::V w = exp<L>(sub(L::read(scores + j * kAttentionRows), peaks));
+    store(scores + j * kAttentionRows, w);
+    for (int part = 0; part < L::kParts; ++part) total = add(total, L::part(w, part));
   }
+  for (; j < end; ++j) {
+    const F8 w = exp<EightLanes>(sub(load(scores + j * kAttentionRows), peak));
+    store(scores + j * kAttentionRows, w);
+    total = add(total, w);
+  }
+  return total;
+}
+
+// sum_rows[r] = sum_rows[r] * decay[r] + sum over positions of weight[r] * V, for N vectors of
+// dimensions.
+template <class L, int N, class Element>
+void value_columns(const AttentionTask& t, const Element* values, const float* weights,
+                   const float* decay, int begin, int end, float* sum_rows) {
+  constexpr int kWidth = 8 * L::kParts;
+  typename L::V acc[kAttentionRows][N];
+  for (int r = 0; r < kAttentionRows; ++r)
+    for (int n = 0; n < N; ++n)
+      acc[r][n] = mul(L::read(sum_rows + r * t.head_dim + kWidth * n), L::all(decay[r]));
+  for (int j = begin; j < end; ++j) {
+    typename L::V v[N];
+    for (int n = 0; n < N; ++n)
+      v[n] = L::read(values + static_cast<ptrdiff_t>(j) * t.head_dim + kWidth * n);
+    for (int r = 0; r < kAttentionRows; ++r) {
+      const typename L::V w = L::all(weights[j * kAttentionRows + r]);
+      for (int n = 0; n < N; ++n) acc[r][n] = fma(w, v[n], acc[r][n]);
+    }
+  }
+  for (int r = 0; r < kAttentionRows; ++r)
+    for (int n = 0; n < N; ++n) store(sum_rows + r * t.head_dim + kWidth * n, acc[r][n]);
+}
+
+template <class Element>
+void page_values(const AttentionTask& t, const Element* values, const float* weights,
+                 const float* decay, int begin, int end, float* sum_rows) {
+  constexpr int kStep = 8 * Widest::kParts * Widest::kVectors;
+  int d = 0;
+  for (; d + kStep <= t.head_dim; d += kStep)
+    value_columns<Widest, Widest::kVectors>(t, values + d, weights, decay, begin, end,
+                                            sum_rows + d);
+  for (; d < t.head_dim; d += 8)
+    value_columns<EightLanes, 1>(t, values + d, weights, decay, begin, end, sum_rows + d);
 }
 
 // Streaming softmax over whole pages (arXiv 1805.02867), starting from the sink.
-template <class Elements>
+template <class Element>
 void attend(const AttentionTask& t) {
   float* query = t.scratch;
   float* sum_rows = query + kAttentionRows * t.head_dim;
   float* weights = sum_rows + kAttentionRows * t.head_dim;
   float first_of[kAttentionRows], last_of[kAttentionRows], sink_of[kAttentionRows];
-  int lowest = t.first[0];
-  int highest = t.last[0];
+  int lowest = t.first[0], common_first = lowest;
+  int highest = t.last[0], common_last = highest;
   for (int r = 0; r < kAttentionRows; ++r) {
     const int from = r < t.rows ? r : 0;  // unused rows repeat the first
     for (int d = 0; d < t.head_dim; ++d) {
@@ -71,9 +134,10 @@ void attend(const AttentionTask& t) {
     sink_of[r] = t.sink[from];
     lowest = t.first[from] < lowest ? t.first[from] : lowest;
     highest = t.last[from] > highest ? t.last[from] : highest;
+    common_first = t.first[from] > common_first ? t.first[from] : common_first;
+    common_last = t.last[from] < common_last ? t.last[from] : common_last;
   }
-  const F8 first = load(first_of);
-  const F8 last = load(last_of);
+  const Sight sight = {load(first_of), load(last_of), common_first, common_last};
   F8 peak = load(sink_of);
   F8 total = set1(1.0f);
   const size_t value_offset = static_cast<size_t>(kPageTokens) * static_cast<size_t>(t.head_dim);
@@ -81,22 +145,16 @@ void attend(const AttentionTask& t) {
     const int start = p * kPageTokens;
     const int begin = lowest > start ? lowest - start : 0;
     const int end = highest - start < kPageTokens ? highest - start : kPageTokens;
-    const auto* keys = reinterpret_cast<const typename Elements::type*>(
+    const auto* keys = reinterpret_cast<const Element*>(
         t.pool + t.page_stride * static_cast<size_t>(t.pages[p]));
-    const F8 page_peak =
-        page_scores<Elements>(t, keys, query, begin, end, start, first, last, weights);
+    const F8 page_peak = page_scores(t, keys, query, sight, start, begin, end, weights);
     const F8 new_peak = max(peak, page_peak);
-    const F8 decay = exp(sub(peak, new_peak));
-    total = mul(total, decay);
-    for (int j = begin; j < end; ++j) {
-      const F8 w = exp(sub(load(weights + j * kAttentionRows), new_peak));
-      store(weights + j * kAttentionRows, w);
-      total = add(total, w);
-    }
+    const F8 decay = exp<EightLanes>(sub(peak, new_peak));
+    total = page_weights(begin, end, new_peak, mul(total, decay), weights);
     peak = new_peak;
     float decay_of[kAttentionRows];
     store(decay_of, decay);
-    page_values<Elements>(t, keys + value_offset, weights, decay_of, begin, end, sum_rows);
+    page_values(t, keys + value_offset, weights, decay_of, begin, end, sum_rows);
   }
   float total_of[kAttentionRows];
   store(total_of, total);
@@ -109,8 +167,8 @@ void attend(const AttentionTask& t) {
 
 void attention(const AttentionTask& t) {
   if (t.half) {
-    attend<HalfElements>(t);
+    attend<uint16_t>(t);
   } else {
-    attend<FloatElements>(t);
+    attend<float>(t);
   }
 }

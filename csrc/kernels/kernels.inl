@@ -3,24 +3,46 @@
 
 namespace {
 
+// The lanes of a loop that may use whatever its set has: eight, or more as parts of eight.
+struct EightLanes {
+  using V = F8;
+  static constexpr int kParts = 1;
+  static constexpr int kVectors = 1;  // that fit the registers beside as many sums as attention has
+  static V all(float v) { return set1(v); }
+  static V read(const float* p) { return load(p); }
+  static V read(const uint16_t* p) { return load_f16(p); }
+  static V repeat(F8 a) { return a; }  // the same in each part
+  template <class Element>
+  static V parts(const Element* p, ptrdiff_t) { return read(p); }  // eight from each p + i * stride
+  static F8 part(V a, int) { return a; }
+};
+
+#ifdef OSSLO_SIXTEEN_LANES
+using Widest = SixteenLanes;
+#else
+using Widest = EightLanes;
+#endif
+
 // exp(x) = 2^n * e^r with r in [-ln2/2, ln2/2]; relative error below 2e-7. Exactly 1 at 0 and
 // exactly 0 below -87, so that masked positions leave a sum as it was.
-inline F8 exp(F8 x) {
-  const F8 floor = set1(-87.0f);
-  const F8 clamped = min(max(x, floor), set1(88.0f));
-  const I8 n = round_to_int(mul(clamped, set1(1.44269504f)));
-  const F8 nf = to_float(n);
-  F8 r = fma(nf, set1(-0.693359375f), clamped);
-  r = fma(nf, set1(2.12194440e-4f), r);
-  F8 p = set1(1.0f / 5040.0f);
-  p = fma(p, r, set1(1.0f / 720.0f));
-  p = fma(p, r, set1(1.0f / 120.0f));
-  p = fma(p, r, set1(1.0f / 24.0f));
-  p = fma(p, r, set1(1.0f / 6.0f));
-  p = fma(p, r, set1(0.5f));
-  p = fma(p, r, set1(1.0f));
-  p = fma(p, r, set1(1.0f));
-  return select_less(x, floor, zero(), mul(p, exp2_int(n)));
+template <class L>
+typename L::V exp(typename L::V x) {
+  using V = typename L::V;
+  const V floor = L::all(-87.0f);
+  const V clamped = min(max(x, floor), L::all(88.0f));
+  const auto n = round_to_int(mul(clamped, L::all(1.44269504f)));
+  const V nf = to_float(n);
+  V r = fma(nf, L::all(-0.693359375f), clamped);
+  r = fma(nf, L::all(2.12194440e-4f), r);
+  V p = L::all(1.0f / 5040.0f);
+  p = fma(p, r, L::all(1.0f / 720.0f));
+  p = fma(p, r, L::all(1.0f / 120.0f));
+  p = fma(p, r, L::all(1.0f / 24.0f));
+  p = fma(p, r, L::all(1.0f / 6.0f));
+  p = fma(p, r, L::all(0.5f));
+  p = fma(p, r, L::all(1.0f));
+  p = fma(p, r, L::all(1.0f));
+  return select_less(x, floor, L::all(0.0f), mul(p, exp2_int(n)));
 }
 
 // E2M1 values (OCP MX 1.0): twice the value plus 12, so that all are small and unsigned.
@@ -247,7 +269,7 @@ void rms_norm(const float* x, const float* weight, int32_t n, float epsilon, flo
 F8 clamped_swiglu(F8 gate, F8 up, float alpha, float limit) {
   const F8 g = min(gate, set1(limit));
   const F8 u = max(min(up, set1(limit)), set1(-limit));
-  const F8 sigmoid = div(set1(1.0f), add(set1(1.0f), exp(mul(g, set1(-alpha)))));
+  const F8 sigmoid = div(set1(1.0f), add(set1(1.0f), exp<EightLanes>(mul(g, set1(-alpha)))));
   return mul(mul(g, sigmoid), add(u, set1(1.0f)));
 }
 

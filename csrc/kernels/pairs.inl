@@ -7,12 +7,9 @@ namespace {
 
 constexpr int kPairRows = 2 * kPanelRows;
 
-using F16 = __m512;
-
 __m512i two_halves(const uint8_t* low, const uint8_t* high) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(load_int(low)), load_int(high), 1);
 }
-F16 two_halves(F8 low, F8 high) { return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1); }
 
 __m512i repeated(const void* table_of_16_bytes) {
   return _mm512_broadcast_i32x4(_mm_load_si128(static_cast<const __m128i*>(table_of_16_bytes)));
@@ -41,7 +38,7 @@ struct PanelPair {
 
   F16 scale(size_t block) const {
     const size_t at = Weights::scale_bytes * block;
-    return two_halves(Weights::scale(first + at), Weights::scale(second + at));
+    return join(Weights::scale(first + at), Weights::scale(second + at));
   }
   // 64 bytes at `at` of a block: 32 of each panel.
   __m512i bytes(size_t block, size_t at) const {
@@ -162,8 +159,8 @@ struct Q8Int16 {
 };
 
 void write_pair(const MatmulTask& t, int panel, bool both, int token, F16 value) {
-  write(t, panel, token, _mm512_castps512_ps256(value));
-  if (both) write(t, panel + 1, token, _mm512_extractf32x8_ps(value, 1));
+  write(t, panel, token, SixteenLanes::part(value, 0));
+  if (both) write(t, panel + 1, token, SixteenLanes::part(value, 1));
 }
 
 // H pairs of panels from `panel` on against N tokens. Within a block, tokens take turns, so that
