@@ -119,6 +119,7 @@ def load(
         full_pages=memory.full_pages,
         window_pages=memory.window_pages,
         eos_token_ids=native.config.eos_token_ids,
+        draft_tokens=memory.request.draft_tokens,
     )
     pool = adapter_pool(settings, native, adapters)
     engine = Engine(native, limits, adapters=pool)

@@ -122,6 +122,7 @@ def plan_memory(
     request = MemoryRequest(
         context_tokens=wanted or DEFAULT_CONTEXT_TOKENS,
         concurrent=settings.model.max_running,
+        draft_tokens=settings.model.draft_tokens,
         threads=native.threads,
         adapter_bytes=adapter_bytes(settings, adapters) if adapters is not None else 0,
         adapter_rank=settings.model.max_adapter_rank if settings.model.max_adapters else 0,
@@ -199,6 +200,7 @@ def open_served(
         max_running=memory.request.concurrent,
         max_waiting=settings.model.max_waiting,
         step_tokens=memory.request.step_tokens,
+        draft_tokens=memory.request.draft_tokens,
     )
     constraints = ConstraintCompiler(tokenizer, ends)
     pool = adapter_pool(settings, native, adapters)

@@ -94,6 +94,13 @@ class ModelSettings:
     max_waiting: int = field(
         default=64, metadata=_rule(rules.integer(0, 100_000), "queue length before 503")
     )
+    draft_tokens: int = field(
+        default=8,
+        metadata=_rule(
+            rules.integer(0, 256),
+            "most tokens guessed and checked in one step, while that pays; 0 guesses none",
+        ),
+    )
     prefix_disk_bytes: int = field(
         default=0,
         metadata=_rule(

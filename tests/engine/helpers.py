@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from osslo.engine.limits import EngineLimits
@@ -99,12 +99,17 @@ class Driver:
     """Steps a `Runner` by hand and checks the pages after every step."""
 
     def __init__(
-        self, model: FakeModel, limits: EngineLimits, *, disk: PrefixDisk | None = None
+        self,
+        model: FakeModel,
+        limits: EngineLimits,
+        *,
+        disk: PrefixDisk | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.model = model
         self.limits = limits
         self.context = limits.usable_context(model)
-        self.runner = Runner(model, limits, clock=lambda: 0.0, disk=disk)
+        self.runner = Runner(model, limits, clock=clock, disk=disk)
         self.heard: dict[str, Heard] = {}
         self.living: dict[str, Sequence] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -13,22 +13,32 @@ from osslo.model.forward import ForwardInput
 
 
 class Chunk(NamedTuple):
-    """The next `rows` pending tokens of a sequence run in this step."""
+    """The next `rows` tokens of a sequence run in this step: pending ones, then `drafts` that were
+    guessed to follow them."""
 
     sequence: Sequence
     rows: int
+    drafts: int = 0
 
     @property
     def is_last(self) -> bool:
-        """Nothing is pending afterwards: the last row's logits are wanted."""
-        return self.sequence.computed + self.rows == self.sequence.length
+        """No pending token is left afterwards: its logits, and those of the drafts, are wanted."""
+        return self.sequence.computed + self.rows - self.drafts == self.sequence.length
+
+    @property
+    def logit_count(self) -> int:
+        """Rows whose logits are wanted; the last ones."""
+        if self.sequence.wants_all_rows:
+            return self.rows
+        return self.drafts + 1 if self.is_last else 0
 
 
 def build_batch(chunks: list[Chunk]) -> ForwardInput:
     """One ragged batch, sequences in the order of `chunks`.
 
-    Logits are asked for the last row of each chunk that leaves nothing pending, and for all rows of
-    texts that are scored, in row order. Arrays of a step with one sequence are views of its own.
+    Logits are asked for the last row of each chunk that leaves nothing pending, and for its drafts,
+    and for all rows of texts that are scored, in row order. A step of one sequence has views of its
+    arrays.
     """
     spans = [(c.sequence, c.sequence.computed, c.sequence.computed + c.rows) for c in chunks]
     starts = [0, *accumulate(chunk.rows for chunk in chunks)]
@@ -46,11 +56,8 @@ def build_batch(chunks: list[Chunk]) -> ForwardInput:
 
 def _logit_rows(chunks: list[Chunk], starts: list[int]) -> list[int]:
     rows: list[int] = []
-    for chunk, (begin, end) in zip(chunks, pairwise(starts), strict=True):
-        if chunk.sequence.wants_all_rows:
-            rows.extend(range(begin, end))
-        elif chunk.is_last:
-            rows.append(end - 1)
+    for chunk, end in zip(chunks, starts[1:], strict=True):
+        rows.extend(range(end - chunk.logit_count, end))
     return rows
 
 

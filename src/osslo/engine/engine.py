@@ -456,6 +456,8 @@ class Engine:
                 "preemptions": self._runner.scheduler.preemptions,
                 "steps": counters.steps,
                 "rows": counters.rows,
+                "draft_tokens": counters.draft_tokens,
+                "accepted_tokens": counters.accepted_tokens,
                 "disk_pages_read": kept.read_pages,
                 "disk_pages_written": kept.written_pages,
                 "disk_files_evicted": kept.evicted_files,

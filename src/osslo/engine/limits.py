@@ -19,7 +19,8 @@ class EngineLimits:
     A step runs at most `step_tokens` rows, and at most `mixed_prefill_tokens` of them prefill while
     anybody decodes, so that a long prompt does not hold up those who are answered already. A
     prefill gives way to the next one of its tenant after `prefill_turn_tokens`. Requests alive at
-    once: `max_running` + `max_waiting`, and per tenant `max_per_tenant` (None: no such limit).
+    once: `max_running` + `max_waiting`, and per tenant `max_per_tenant` (None: no such limit). With
+    `draft_tokens` a step may check so many guesses, of all its sequences together (`drafts`).
     """
 
     context_tokens: int
@@ -33,6 +34,7 @@ class EngineLimits:
     mixed_prefill_tokens: int = 128
     prefill_turn_tokens: int = 2048
     prefix_cache: bool = True
+    draft_tokens: int = 0
 
     @classmethod
     def for_model(

@@ -44,6 +44,8 @@ class Counters:
     cached_tokens: int = 0
     generated_tokens: int = 0
     forced_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Runner:
@@ -107,15 +109,25 @@ class Runner:
             return self._empty_step()
         self._empty_steps = 0
         now = self._clock()
-        for seq, _ in chunks:
-            if seq.clocks.started < 0:
-                seq.clocks.started = now
+        for chunk in chunks:
+            if chunk.sequence.clocks.started < 0:
+                chunk.sequence.clocks.started = now
         try:
             logits = self._run(build_batch(chunks))
         except Exception as error:
             return self._failed_step(error)
         self._failed_steps = 0
-        return self._advance(chunks, logits)
+        decoding = all(not chunk.sequence.is_prefilling for chunk in chunks)
+        accepted = self.counters.accepted_tokens
+        emissions = self._advance(chunks, logits)
+        if decoding:
+            self.scheduler.pace.note(
+                len(chunks),
+                drafted=any(chunk.drafts for chunk in chunks),
+                tokens=len(chunks) + self.counters.accepted_tokens - accepted,
+                seconds=self._clock() - now,
+            )
+        return emissions
 
     def check_integrity(self) -> None:
         """Page conservation over all living sequences; raises EngineError."""
@@ -151,11 +163,10 @@ class Runner:
     def _advance(self, chunks: list[Chunk], logits: NDArray[np.float32]) -> list[Emission]:
         emissions: list[Emission] = []
         row = 0
-        for seq, rows in chunks:
-            was_prefilling = seq.is_prefilling
-            count = rows if seq.wants_all_rows else int(rows == seq.pending)
-            own, row = logits[row : row + count], row + count
-            seq.computed += rows
+        for chunk in chunks:
+            seq, was_prefilling = chunk.sequence, chunk.sequence.is_prefilling
+            own, row = logits[row : row + chunk.logit_count], row + chunk.logit_count
+            seq.computed += chunk.rows - chunk.drafts
             self.memory.settle(seq)
             if seq.rows_sink is not None:
                 emissions += self._hand_rows(seq, seq.rows_sink, own)
@@ -165,7 +176,7 @@ class Runner:
             if was_prefilling:
                 emissions += self._progress(seq)
             if not seq.pending:
-                emissions.append(self._sample(seq, own[-1]))
+                emissions.append(self._sample(seq, own[-1 - chunk.drafts :]))
         return emissions
 
     def _score_prompt(self, seq: Sequence, rows: NDArray[np.float32]) -> list[Emission]:
@@ -186,26 +197,45 @@ class Runner:
         cached = seq.cached_tokens
         return [(seq, PrefillProgress(seq.request_id, done, seq.prompt_tokens, cached))]
 
-    def _sample(self, seq: Sequence, row: NDArray[np.float32]) -> Emission:
+    def _sample(self, seq: Sequence, rows: NDArray[np.float32]) -> Emission:
+        """Choose the next token from the first of `rows`, and one from each further row whose draft
+        was the token chosen before it."""
+        drafts = len(rows) - 1
+        guesses = seq.tokens[seq.length : seq.length + drafts].tolist()
+        accepted = 0
         try:
-            if seq.finish is None:  # a constraint may have forced all there is to say
-                choice = seq.sampler.choose(row, seq.length, seq.constraint)
+            while seq.finish is None:  # a constraint may have forced all there is to say
+                place = seq.length
+                choice = seq.sampler.choose(rows[accepted], place, seq.constraint)
                 if choice.logprob is not None:
                     seq.logprobs.append(choice.logprob)
                 seq.append(choice.token)
                 seq.append_forced()
+                right = accepted < drafts and choice.token == guesses[accepted]
+                if not right or seq.length > place + 1 or seq.finish is not None:
+                    break
+                accepted += 1
+                seq.computed += 1
         except OssloError as error:
             return self._fail(seq, error)
         except Exception as error:
             failure = EngineError(f"sampling failed: {_describe(error)}")
             failure.__cause__ = error
             return self._fail(seq, failure)
+        if drafts:
+            self._note_drafts(seq, drafts, accepted)
         if seq.clocks.first_token < 0:
             seq.clocks.first_token = self._clock()
         if seq.finish is not None:
             return self._end(seq, seq.finish)
         tokens = seq.take_new_tokens()
         return seq, TokenDelta(seq.request_id, tokens, seq.take_logprobs())
+
+    def _note_drafts(self, seq: Sequence, drafts: int, accepted: int) -> None:
+        seq.learn(drafts, accepted)
+        self.scheduler.charge(seq, accepted)
+        self.counters.draft_tokens += drafts
+        self.counters.accepted_tokens += accepted
 
     # --- ends ------------------------------------------------------------------------------------
 

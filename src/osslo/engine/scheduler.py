@@ -17,6 +17,7 @@ from itertools import count
 import numpy as np
 
 from osslo.engine.batch import Chunk
+from osslo.engine.drafts import Pace
 from osslo.engine.fairness import TenantClock
 from osslo.engine.kv_memory import KvMemory
 from osslo.engine.limits import EngineLimits
@@ -33,6 +34,7 @@ class Scheduler:
     def __init__(self, memory: KvMemory, limits: EngineLimits) -> None:
         self.running: list[Sequence] = []  # by arrival, oldest first
         self.preemptions = 0
+        self.pace = Pace()
         self._memory = memory
         self._limits = limits
         self._waiting: dict[str, deque[Sequence]] = {}
@@ -70,19 +72,38 @@ class Scheduler:
         budget = self._limits.step_tokens
         chunks: list[Chunk] = []
         decoding = [seq for seq in self.running if not seq.is_prefilling]
+        guesses = self._limits.draft_tokens if self._may_draft(decoding) else 0
         for place, seq in enumerate(decoding):
             if not seq.page_count:  # preempted by an older one in this very loop
                 continue
             wanted = min(seq.pending, budget - (len(decoding) - place - 1))
             rows = self._grow(seq, wanted)
             if rows:
-                chunks.append(Chunk(seq, rows))
-                budget -= rows
-                self._clock.charge(seq.tenant, output_tokens=rows)
+                room = budget - rows - (len(decoding) - place - 1)
+                drafts = self._draft(seq, rows, min(room, guesses))
+                chunks.append(Chunk(seq, rows + drafts, drafts))
+                budget, guesses = budget - rows - drafts, guesses - drafts
+                self.charge(seq, rows)
         if chunks:
             budget = min(budget, self._limits.mixed_prefill_tokens)
         chunks += self._prefills(budget)
         return chunks or self._force_prefill()
+
+    def charge(self, seq: Sequence, output_tokens: int) -> None:
+        """A sequence was served so many tokens of its answer."""
+        self._clock.charge(seq.tenant, output_tokens=output_tokens)
+
+    def _may_draft(self, decoding: list[Sequence]) -> bool:
+        """Drafts are for steps that only decode, where guessing has been paying."""
+        if not self._limits.draft_tokens or len(decoding) < len(self.running):
+            return False
+        return bool(decoding) and self.pace.wants_drafts(len(decoding))
+
+    def _draft(self, seq: Sequence, rows: int, most: int) -> int:
+        """Up to `most` guesses for a sequence, as far as the pages reach that it has anyway."""
+        slots = seq.page_count * PAGE_TOKENS - seq.computed - rows
+        most = min(most, slots)
+        return seq.draft(most) if most > 0 and rows == seq.pending else 0
 
     # --- admission -------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@
 
 A sequence is sampled when nothing is pending any more. Forced tokens of a constraint are appended
 unsampled and wait with the sampled one, so that they run in one step. After a preemption all
-tokens wait again.
+tokens wait again. Drafts stand in `tokens` behind `length` for one step; each that equals the token
+then chosen for its place counts as computed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from osslo.engine.adapters import Lease
 from osslo.engine.constraint import Constraint
+from osslo.engine.drafts import look_up
 from osslo.engine.pages import pages_for
 from osslo.engine.prefix_cache import PrefixNode, Scope
 from osslo.engine.sampler import Sampler
@@ -33,6 +35,9 @@ from osslo.types import (
     TokenLogprob,
     Usage,
 )
+
+FIRST_DRAFTS = 2
+"""Tokens guessed at first, and after a wrong guess."""
 
 RowsSink = Callable[[int, NDArray[np.float32]], None]
 """Takes (first position, logits `[n, V]`) of a scored text."""
@@ -98,6 +103,7 @@ class Sequence:
         self.prefill_target = prompt
         self.turn = 0  # place in the round of its tenant's prefills
         self.turn_tokens = 0  # prefilled in this turn
+        self.draft_limit = FIRST_DRAFTS
 
         table = pages_for(len(self.tokens))
         self.full_pages = np.full(table, -1, dtype=np.int32)
@@ -125,6 +131,20 @@ class Sequence:
     @property
     def is_prefilling(self) -> bool:
         return self.computed < self.prefill_target
+
+    def draft(self, most: int) -> int:
+        """Put up to `most` guessed tokens behind the text; returns how many."""
+        most = min(most, self.draft_limit, self.limit_tokens - 1 - self.length)
+        guess = look_up(self.tokens[: self.length], most)
+        self.tokens[self.length : self.length + guess.size] = guess
+        return int(guess.size)
+
+    def learn(self, drafts: int, accepted: int) -> None:
+        """Guess further after guesses that were right, and shorter after others."""
+        if accepted < drafts:
+            self.draft_limit = max(FIRST_DRAFTS, accepted + 1)
+        else:
+            self.draft_limit = max(self.draft_limit, 2 * drafts)
 
     @property
     def uses_cache(self) -> bool:

@@ -88,7 +88,8 @@ class MemoryRequest:
     `context_tokens` bounds one request; `kv_tokens` positions are kept in all (None: one whole
     context, shared by whoever runs). `concurrent` sequences run together; `resume_points` places
     keep their windows so that later prompts can go on from there. A step has at most
-    `step_tokens` rows. Adapters of up to `adapter_rank` take `adapter_bytes` together.
+    `step_tokens` rows, and checks `draft_tokens` guesses. Adapters of up to `adapter_rank` take
+    `adapter_bytes` together.
     """
 
     context_tokens: int
@@ -96,6 +97,7 @@ class MemoryRequest:
     kv_tokens: int | None = None
     resume_points: int = 32
     step_tokens: int = 512
+    draft_tokens: int = 0
     threads: int = 1
     adapter_bytes: int = 0
     adapter_rank: int = 0
@@ -295,9 +297,9 @@ def scratch_bytes(config: ModelConfig, request: MemoryRequest) -> int:
     attention = 2 * _ATTENTION_ROWS * config.head_dim + PAGE_TOKENS * _ATTENTION_ROWS
     floats += 5 * widest // BLOCK + request.threads * attention
     tiles = max(hidden, query, inner) * _TILE_BYTES_A_COLUMN * request.threads
-    logits = 2 * request.concurrent * config.vocab_size  # as computed, and as sampled from
+    logit_rows = 2 * request.concurrent + request.draft_tokens  # as computed, and as sampled from
     floats += max(3 * rows, pairs) * request.adapter_rank  # between a delta's two products
-    return 4 * (floats + 8 * pairs + logits) + 3 * widest + tiles
+    return 4 * (floats + 8 * pairs + logit_rows * config.vocab_size) + 3 * widest + tiles
 
 
 _ATTENTION_ROWS = 8  # kAttentionRows in csrc/kernels/kernels.h
