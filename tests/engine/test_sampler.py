@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osslo.engine.sampler import Sampler, Scratch, check_sampling, draw, logprob, top_ids, uniform
+from osslo.engine.sampler import (
+    Sampler,
+    Scratch,
+    check_sampling,
+    draw,
+    logprob,
+    nucleus,
+    top_ids,
+    uniform,
+)
 from osslo.errors import EngineError, RequestError
 from osslo.types import SamplingParams
 
@@ -83,6 +92,19 @@ def test_top_ids_equals_a_stable_sort(values: list[float], count: int) -> None:
     row = np.array(values, dtype=np.float32)
     ranked = sorted(range(len(row)), key=lambda token: (-row[token], token))
     assert top_ids(row, count).tolist() == ranked[:count]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 2.0, 4.0])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999, 1.0])
+def test_the_nucleus_is_that_of_the_sorted_row(spread: float, share: float) -> None:
+    row = np.random.default_rng(3).normal(0, spread, 20_000).astype(np.float32)
+    weights = np.exp(row - row.max())
+    ranked = np.argsort(-weights, kind="stable")
+    reached = np.cumsum(weights[ranked], dtype=np.float64)
+    mass = share * float(reached[-1])
+    wanted = ranked[: int(np.searchsorted(reached, mass)) + 1]
+    found = nucleus(weights, mass)
+    assert sorted(found.tolist()) == sorted(wanted.tolist())
 
 
 def test_top_p_over_a_flat_row_widens_its_search() -> None:

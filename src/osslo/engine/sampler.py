@@ -7,8 +7,9 @@ edit. Chance comes from Philox, a counter-based generator (Salmon et al., SC'11)
 request's seed, the counter the token's position, so that a draw depends on nothing else.
 
 Rows are long (201,088 tokens), so nothing sorts one: the largest values of its blocks bound the
-head, and only what stands above the bound is sorted. Long arrays live in a `Scratch` that is used
-again, because fresh memory of that size costs more (page faults) than the arithmetic.
+head, or a histogram the nucleus, and only what stands above or near the bound is sorted. Long
+arrays live in a `Scratch` that is used again, because fresh memory of that size costs more (page
+faults) than the arithmetic.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from osslo.types import SamplingParams, TokenId, TokenLogprob
 Row = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
-_FIRST_HEAD = 64  # candidates tried first for top_p; then eight times as many, and so on
+_FIRST_HEAD = 64  # candidates tried first for top_p
+_STEP_BITS = 16  # of a float32, which leave 128 steps to each power of two
 _BLOCK = 256  # neighbours summed, or compared, together
 _KEY_MASK = (1 << 128) - 1  # Philox's key is 128 bits
 
@@ -223,25 +225,32 @@ def _head(weights: Row, total: float, params: SamplingParams) -> Ids:
     if params.top_k:
         ids = top_ids(weights, params.top_k)
         if params.top_p < 1.0:
-            ids = _nucleus(weights, ids, params.top_p * float(weights[ids].sum(dtype=np.float64)))
+            ids = _shortest(weights, ids, params.top_p * float(weights[ids].sum(dtype=np.float64)))
     elif params.top_p < 1.0:
-        ids = _nucleus_of_all(weights, params.top_p * total)
+        ids = nucleus(weights, params.top_p * total)
     else:
         return np.flatnonzero(weights >= params.min_p)
-    return ids[weights[ids] >= params.min_p]
+    return ids[weights[ids] >= params.min_p] if params.min_p else ids
 
 
-def _nucleus_of_all(weights: Row, mass: float) -> Ids:
-    """The fewest tokens that weigh `mass` together, looked for in a widening head."""
-    size = _FIRST_HEAD
-    while True:
-        ids = _at_least(weights, size)
-        if ids.size == weights.size or float(weights[ids].sum(dtype=np.float64)) >= mass:
-            return _nucleus(weights, ids, mass)
-        size *= 8
+def nucleus(weights: Row, mass: float) -> Ids:
+    """The fewest tokens that weigh `mass` together: mostly few, that are found as the head; of flat
+    rows most, of which only those near the bound are sorted."""
+    head = _at_least(weights, _FIRST_HEAD)
+    if head.size == weights.size or float(weights[head].sum(dtype=np.float64)) >= mass:
+        return _shortest(weights, head, mass)
+    steps = weights.view(np.uint32) >> _STEP_BITS  # order as the weights do, none being negative
+    masses = np.bincount(steps, weights)
+    reached = np.cumsum(masses[::-1])[::-1]  # of this step and all above
+    enough = np.flatnonzero(reached >= mass)
+    edge = int(enough[-1]) if enough.size else 0
+    above = float(reached[edge + 1]) if edge + 1 < reached.size else 0.0
+    near = np.flatnonzero(steps == edge)
+    near = near[np.argsort(-weights[near], kind="stable")]
+    return np.concatenate([np.flatnonzero(steps > edge), _shortest(weights, near, mass - above)])
 
 
-def _nucleus(weights: Row, ids: Ids, mass: float) -> Ids:
+def _shortest(weights: Row, ids: Ids, mass: float) -> Ids:
     """The shortest beginning of `ids` that weighs at least `mass`; all if none does."""
     reached = np.cumsum(weights[ids], dtype=np.float64)
     return ids[: int(np.searchsorted(reached, mass)) + 1]
