@@ -27,6 +27,8 @@ from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
+from uvicorn.loops.auto import auto_loop_factory
+
 from bench.conformance.random_model import RandomModel
 from bench.conformance.stage import make_world
 from osslo.engine.backend import Backend
@@ -194,8 +196,11 @@ def main() -> None:
             backend = FloodBackend()
         case _:
             backend = noise_engine()
-    with tempfile.TemporaryDirectory(prefix="osslo-conformance-") as folder:
-        asyncio.run(serve(backend, Path(folder)))
+    with (
+        tempfile.TemporaryDirectory(prefix="osslo-conformance-") as folder,
+        asyncio.Runner(loop_factory=auto_loop_factory()) as runner,  # as uvicorn itself
+    ):
+        runner.run(serve(backend, Path(folder)))
 
 
 async def serve(backend: Backend, folder: Path) -> None:

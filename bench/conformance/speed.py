@@ -75,9 +75,8 @@ async def _measure_ttft(running: Running, samples: int, seed: int) -> list[float
 
 
 async def _added_ms(running: Running) -> float:
-    began = time.monotonic_ns()
     text, first = "", 0
-    async with _streaming(running, TOKENS) as lines:
+    async with _streaming(running, TOKENS) as (began, lines):
         async for line in lines:
             if "\n" in text or not line.startswith(b"data: {"):
                 continue
@@ -90,7 +89,7 @@ async def _added_ms(running: Running) -> float:
 
 async def _measure_events(running: Running) -> float:
     async def client() -> int:
-        async with _streaming(running, FLOOD_TOKENS) as lines:
+        async with _streaming(running, FLOOD_TOKENS) as (_, lines):
             return sum([line.startswith(b"data: {") async for line in lines])
 
     began = time.perf_counter()
@@ -99,8 +98,11 @@ async def _measure_events(running: Running) -> float:
 
 
 @asynccontextmanager
-async def _streaming(running: Running, max_tokens: int) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The lines of one chat completion's stream, on a connection of its own that is made first."""
+async def _streaming(
+    running: Running, max_tokens: int
+) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+    """When one chat completion was sent (`time.monotonic_ns`), and the lines of its stream. It has
+    a connection of its own that is made first, as clients keep theirs."""
     host, port = running.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = json.dumps(
@@ -116,12 +118,13 @@ async def _streaming(running: Running, max_tokens: int) -> AsyncIterator[AsyncIt
         f"Authorization: Bearer {running.key}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
+    sent = time.monotonic_ns()
     writer.write(head.encode() + body)
     try:
         status = await reader.readline()
         if b" 200 " not in status:
             raise RuntimeError(f"{status!r} {(await reader.read())[:2000]!r}")
-        yield _lines(reader)
+        yield sent, _lines(reader)
     finally:
         writer.close()
 

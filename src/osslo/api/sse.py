@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -74,35 +75,72 @@ class EventStreamResponse(Response):
             await self._source.aclose()
 
     async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pending = asyncio.create_task(_next(self._source))
+        """Send what comes. A second task looks at the clock, so that no event costs one."""
+        stream = _EventStream(send, self.raw_headers)
         try:
-            await asyncio.wait({pending}, timeout=self._grace_s)
-            refusal = pending.exception() if pending.done() else None
-            if isinstance(refusal, OssloError):
-                await error_response(refusal, scope)(scope, receive, send)
-                return
-            if refusal is not None:
-                raise refusal
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while True:
-                await asyncio.wait({pending}, timeout=self._heartbeat_s)
-                if not pending.done():
-                    await _send_chunk(send, self._heartbeat)
-                    continue
-                chunk = self._result(pending)
-                if chunk is None:
-                    break
-                await _send_chunk(send, chunk)
-                pending = asyncio.create_task(_next(self._source))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            await _cancel(pending)
-
-    def _result(self, done: asyncio.Task[bytes | None]) -> bytes | None:
-        try:
-            return done.result()
+            await self._copy(stream)
         except OssloError as error:
-            return self._failure(error)
+            if not stream.begun:
+                await error_response(error, scope)(scope, receive, send)
+                return
+            await stream.write(self._failure(error))
+        await stream.end()
+
+    async def _copy(self, stream: _EventStream) -> None:
+        ticking = asyncio.create_task(self._fill_silences(stream))
+        try:
+            async for chunk in self._source:
+                await stream.write(chunk)
+        finally:
+            await _cancel(ticking)
+
+    async def _fill_silences(self, stream: _EventStream) -> None:
+        await asyncio.sleep(self._grace_s)
+        await stream.begin()
+        while True:
+            rest_s = self._heartbeat_s - stream.silent_s()
+            if rest_s <= 0:
+                await stream.write(self._heartbeat)
+                rest_s = self._heartbeat_s
+            await asyncio.sleep(rest_s)
+
+
+class _EventStream:
+    """A body of events under way. Its writes come from two tasks and go out one by one."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self._writing = asyncio.Lock()
+        self._wrote_at = 0.0
+        self.begun = False
+
+    def silent_s(self) -> float:
+        return time.monotonic() - self._wrote_at
+
+    async def begin(self) -> None:
+        """Commit to status 200, unless that was done."""
+        async with self._writing:
+            await self._begin()
+
+    async def write(self, chunk: bytes) -> None:
+        async with self._writing:
+            await self._begin()
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._wrote_at = time.monotonic()
+
+    async def end(self) -> None:
+        async with self._writing:
+            await self._begin()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+        await self._send(start)
+        self._wrote_at = time.monotonic()
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
@@ -120,14 +158,6 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _next(source: AsyncGenerator[bytes, None]) -> bytes | None:
-    return await anext(source, None)
-
-
-async def _send_chunk(send: Send, chunk: bytes) -> None:
-    await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
