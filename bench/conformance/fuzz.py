@@ -33,7 +33,8 @@ from osslo.api.messages.errors import MessagesErrorReply
 from osslo.api.sessions import CSRF_HEADER
 from osslo.api.shapes import ErrorReply
 from tests.api.conftest import ANSWER
-from tests.scripted import ByteVocabulary, Script, ScriptedBackend
+from tests.api.test_moderations import judging
+from tests.scripted import ByteVocabulary, ScriptedBackend
 
 VOCABULARY = ByteVocabulary()
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
@@ -69,8 +70,9 @@ class Target:
 
 @contextmanager
 def target() -> Iterator[Target]:
-    """The whole application over a script, with its background tasks."""
-    backend = ScriptedBackend(Script((VOCABULARY.tokens(ANSWER),)), max_context_tokens=100_000)
+    """The whole application over a script that fills in the judge's form where it is asked to,
+    with its background tasks."""
+    backend = ScriptedBackend(judging(ANSWER), max_context_tokens=100_000)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(world(backend, VOCABULARY)) as made,
