@@ -98,15 +98,12 @@ F8 add_outliers(const MatmulTask& t, const uint8_t* panel, ptrdiff_t row, F8 acc
   return acc;
 }
 
-// How far ahead of use weights are asked for. The hardware's own streams stop at every 4 KiB page;
-// with this, two threads read MXFP4 panels at 20 instead of 15 GB/s, and decoding gains about 13 %
-// (docs/perf.md). Distances from 512 to 2048 bytes differ by less than the machine's noise.
-constexpr size_t kPrefetchBytes = 1024;
-
+// Asks for the block that lies `ahead` bytes behind the one at `weights`: the hardware's own streams
+// stop at every 4 KiB page. How far is best depends on the processor (kPrefetchBytes of each set).
 template <class Weights>
-void prefetch_block(const uint8_t* weights) {
+void prefetch_block(const uint8_t* weights, size_t ahead) {
   for (size_t line = 0; line < Weights::bytes; line += 64)
-    __builtin_prefetch(weights + kPrefetchBytes + line);
+    __builtin_prefetch(weights + ahead + line);
 }
 
 // One panel of MXFP4 against N tokens of int8.
@@ -124,7 +121,7 @@ void int8_mxfp4_tile(const MatmulTask& t, const uint8_t* panel, int panel_index,
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b, weights += Mxfp4Blocks::bytes) {
-    prefetch_block<Mxfp4Blocks>(weights);
+    prefetch_block<Mxfp4Blocks>(weights, kPrefetchBytes);
     int32_t offsets[N];
     for (int n = 0; n < N; ++n) offsets[n] = x_scale[n][b].offset;
     I8 products[N];
@@ -154,7 +151,7 @@ void int16_q8_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, i
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b, weights += Q8Blocks::bytes) {
-    prefetch_block<Q8Blocks>(weights);
+    prefetch_block<Q8Blocks>(weights, kPrefetchBytes);
     I8 products[N];
     dot_q8<N>(reinterpret_cast<const int8_t*>(weights), x, products);
     const F8 scale = Q8Blocks::scale(panel + Q8Blocks::scale_bytes * static_cast<size_t>(b));

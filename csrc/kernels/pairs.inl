@@ -29,11 +29,13 @@ struct PanelPair {
   const uint8_t* first = nullptr;
   const uint8_t* second = nullptr;
   size_t scales_bytes = 0;
+  size_t panel_bytes = 0;
 
   void point_at(const PanelMatrix& m, int panel, bool both) {
-    first = m.data + m.panel_bytes() * static_cast<size_t>(panel);
-    second = both ? first + m.panel_bytes() : first;
     scales_bytes = m.scales_bytes();
+    panel_bytes = m.panel_bytes();
+    first = m.data + panel_bytes * static_cast<size_t>(panel);
+    second = both ? first + panel_bytes : first;
   }
 
   F16 scale(size_t block) const {
@@ -45,10 +47,11 @@ struct PanelPair {
     const size_t place = scales_bytes + Weights::bytes * block + at;
     return two_halves(first + place, second + place);
   }
-  void prefetch(size_t block) const {
+  // The same block of the pair that comes `pairs` later.
+  void prefetch(size_t block, size_t pairs) const {
     const size_t place = scales_bytes + Weights::bytes * block;
-    prefetch_block<Weights>(first + place);
-    prefetch_block<Weights>(second + place);
+    prefetch_block<Weights>(first + place, 2 * pairs * panel_bytes);
+    prefetch_block<Weights>(second + place, 2 * pairs * panel_bytes);
   }
 };
 
@@ -181,7 +184,7 @@ void pairs_tile(const MatmulTask& t, int panel, bool both, int token) {
   }
   for (size_t b = 0; b < blocks; ++b) {
     __m512i sums[N][H];
-    for (int h = 0; h < H; ++h) pairs[h].prefetch(b);
+    for (int h = 0; h < H; ++h) pairs[h].prefetch(b, H);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
 #pragma GCC unroll 2
@@ -226,10 +229,12 @@ void pairs_matmul(const MatmulTask& t) {
   }
 }
 
+// One token is left to single panels: memory is its limit, and is read fastest as a single stream.
 void matmul_by_pairs(const MatmulTask& t) {
-  if (t.weights->kind == WeightKind::kMxfp4 && t.x.int8) {
+  const bool several = t.tokens > 1;
+  if (several && t.weights->kind == WeightKind::kMxfp4 && t.x.int8) {
     pairs_matmul<Mxfp4Int8>(t);
-  } else if (t.weights->kind == WeightKind::kQ8 && t.x.int16) {
+  } else if (several && t.weights->kind == WeightKind::kQ8 && t.x.int16) {
     pairs_matmul<Q8Int16>(t);
   } else {
     matmul(t);

@@ -6,6 +6,9 @@
 
 namespace osslo::avx2 {
 
+// See prefetch_block. On Milan 512 to 2048 bytes do alike, 4 KiB and more less (docs/perf.md).
+constexpr size_t kPrefetchBytes = 1024;
+
 // Sums of pairs stay in 16 bits to the end. They may wrap round on the way (8 pairs of at most
 // 2 * 24 * 127), but without the offset they are at most 16 * 12 * 127 = 24384, so that what is left
 // is exact.

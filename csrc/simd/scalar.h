@@ -10,6 +10,9 @@
 
 namespace osslo::scalar {
 
+// See prefetch_block.
+constexpr size_t kPrefetchBytes = 1024;
+
 struct F8 {
   float lane[8];
 };
