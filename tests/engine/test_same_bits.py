@@ -7,6 +7,7 @@ two, after prefix hits in the middle of a page, and after preemptions.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,12 +54,16 @@ def limits_of(model: Model, **changes: object) -> EngineLimits:
 
 
 def run(engine: Engine, *requests: GenerationRequest) -> dict[str, Outcome]:
-    """Submit all at once and read them to their ends."""
-    streams = [engine.generate_blocking(request) for request in requests]
+    """Submit all, one after the other without a pause, and read them to their ends."""
+
+    async def read(request: GenerationRequest) -> list[TokenDelta]:
+        return [event async for event in engine.generate(request) if isinstance(event, TokenDelta)]
+
+    async def read_all() -> list[list[TokenDelta]]:
+        return await asyncio.gather(*map(read, requests))
+
     outcomes = {}
-    events = [[next(stream)] for stream in streams]
-    for request, heard, stream in zip(requests, events, streams, strict=True):
-        deltas = [event for event in (*heard, *stream) if isinstance(event, TokenDelta)]
+    for request, deltas in zip(requests, asyncio.run(read_all()), strict=True):
         tokens = [token for delta in deltas for token in delta.tokens]
         logprobs = [entry for delta in deltas for entry in delta.logprobs]
         assert deltas[-1].error is None
