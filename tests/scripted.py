@@ -206,7 +206,12 @@ class ScriptedBackend:
 
     def stats(self) -> BackendStats:
         return BackendStats(
-            running=self.running, waiting=0, max_waiting=8, pages_used=1, pages_total=10
+            running=self.running,
+            waiting=0,
+            max_waiting=8,
+            pages_used=1,
+            pages_total=10,
+            extra={"disk_files_damaged": 2.0},
         )
 
     async def drain(self, timeout_s: float) -> None:

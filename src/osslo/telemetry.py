@@ -199,6 +199,12 @@ class _BackendCollector(Collector):
             for model, record in stats.items():
                 count.add_metric((model,), float(getattr(record, name)))
             yield count
+        for name in sorted({name for record in stats.values() for name in record.extra}):
+            gauge = GaugeMetricFamily(f"osslo_engine_{name}", f"Engine: {name}", labels=("model",))
+            for model, record in stats.items():
+                if name in record.extra:
+                    gauge.add_metric((model,), record.extra[name])
+            yield gauge
 
 
 def _utc(created: float) -> str:

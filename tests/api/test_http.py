@@ -129,6 +129,7 @@ async def test_metrics_count_requests_turns_and_tokens(stage: Stage) -> None:
     assert 'osslo_turns_total{model="scripted-model",reason="stop"} 1.0' in text
     assert 'osslo_tokens_total{kind="reasoning",model="scripted-model"}' in text
     assert 'osslo_engine_pages_total{model="scripted-model"} 10.0' in text
+    assert 'osslo_engine_disk_files_damaged{model="scripted-model"} 2.0' in text
     assert "osslo_http_in_flight 1.0" in text
 
 
