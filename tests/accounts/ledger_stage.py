@@ -48,12 +48,16 @@ class Ledger:
         return await self.charging.open(**(asked | changes))  # type: ignore[arg-type]  # a test's
 
     async def balance(self, user_id: str = "ann") -> int:
-        """The balance; it is checked to be the sum of the ledger."""
+        """The balance; it is checked to be the sum of the ledger, after each entry and now."""
         async with self.database.read() as session:
             query = select(BalanceRow.balance_nanousd).where(BalanceRow.user_id == user_id)
             balance = (await session.execute(query)).scalar_one_or_none() or 0
-            total = select(func.sum(EntryRow.amount_nanousd)).where(EntryRow.user_id == user_id)
-            assert ((await session.execute(total)).scalar_one() or 0) == balance
+            entries = select(EntryRow).where(EntryRow.user_id == user_id).order_by(EntryRow.id)
+            total = 0
+            for entry in await session.scalars(entries):
+                total += entry.amount_nanousd
+                assert entry.balance_nanousd == total
+        assert total == balance
         return balance
 
     async def open_reservations(self) -> int:

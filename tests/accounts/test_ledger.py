@@ -6,27 +6,25 @@ import asyncio
 import random
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from osslo.accounts.ledger.journal import commit
-from osslo.accounts.ledger.operations import End, Operation, Post, Reserve, Sweep
-from osslo.accounts.ledger.records import Counts, EntryKind, Outcome, Reservation, Status
+from osslo.accounts.ledger.operations import Post, Sweep
+from osslo.accounts.ledger.records import Counts, EntryKind, Outcome, Status
 from osslo.accounts.ledger.sweeper import Sweeper, Watch
 from osslo.accounts.ledger.writer import LedgerWriter
 from osslo.db.database import Database, sqlite_url
 from osslo.db.migrate import upgrade
 from osslo.db.steps import Steps, steps_of
 from osslo.errors import OverloadedError, QuotaError, RequestError
-from tests.accounts.ledger_stage import DOLLAR, RATES, Ledger, ledger_on
+from tests.accounts.ledger_stage import DOLLAR, Ledger, ledger_on
 from tests.databases import PostgresProcess, PostgresServer
 
 DONE = Outcome(Status.COMPLETED)
@@ -287,11 +285,11 @@ class Faulty:
         self.away = 0
         self.forever = False
 
-    async def run(self, step: object) -> object:
+    async def run(self, step: object, at_once: object = None) -> object:
         if self.away > 0 or self.forever:
             self.away -= 1
             raise ConnectionRefusedError("away")
-        result = await self.steps.run(step)  # type: ignore[arg-type]  # a step
+        result = await self.steps.run(step, at_once)  # type: ignore[arg-type]  # a step
         if self.lose:
             self.lose -= 1
             raise OperationalError(
@@ -338,8 +336,8 @@ class Gated:
         self.gate = asyncio.Event()
         self.waiting = asyncio.Event()
 
-    async def run(self, step: object) -> object:
-        return await self.steps.run(step)  # type: ignore[arg-type]  # a step
+    async def run(self, step: object, at_once: object = None) -> object:
+        return await self.steps.run(step, at_once)  # type: ignore[arg-type]  # a step
 
     async def flush(self) -> None:
         self.waiting.set()
@@ -509,52 +507,3 @@ async def test_a_caller_who_leaves_reserves_nothing(ledger: Ledger) -> None:
     await ledger.writer.close()
     assert await ledger.open_reservations() == 0
     assert await ledger.balance() == DOLLAR
-
-
-# --- one batch holds anything -------------------------------------------------------------------
-
-
-def _reservation(name: str) -> Reservation:
-    return Reservation(
-        id=name,
-        request_id="request " + name,
-        process_id="p",
-        user_id="ann",
-        key_id="",
-        model="m",
-        protocol="p",
-        rates=RATES,
-        reserved_nanousd=MOST,
-        max_tokens=1000,
-        counts=Counts(100),
-    )
-
-
-async def test_a_request_may_begin_and_end_in_one_batch(database: Database) -> None:
-    steps = steps_of(database)
-
-    async def run(operations: Sequence[Operation], *, again: bool = False) -> list[object]:
-        step = partial(_commit, operations=operations, again=again)
-        return await steps.run(step)
-
-    whole: list[Operation] = [
-        Post("ann", EntryKind.TOP_UP, DOLLAR, "gift"),
-        Reserve(_reservation("a")),
-        End(_reservation("a"), Counts(100, 1, cached_tokens=100), DONE),
-        End(_reservation("a"), Counts(100, 1, cached_tokens=100), DONE),
-        End(_reservation("never reserved"), Counts(100, 1), DONE),
-    ]
-    results = await run(whole)
-    cost = 100 * 40 + 320
-    assert results[2:] == [cost, cost, 0]
-    assert (await run(whole, again=True))[2:] == [cost, cost, 0]
-    async with database.read() as session:
-        query = text("SELECT count(*), sum(amount_nanousd) FROM ledger_entries")
-        assert tuple((await session.execute(query)).one()) == (3, DOLLAR - cost)
-    await steps.close()
-
-
-def _commit(
-    connection: Connection, *, operations: Sequence[Operation], again: bool
-) -> list[object]:
-    return list(commit(connection, operations, again=again))

@@ -32,9 +32,17 @@ class Steps(Protocol):
     """Runs steps. `run` is not for several tasks at once, nor is `flush`; one of each may go on
     together."""
 
-    async def run(self, step: Callable[[Connection], T]) -> T:
+    async def run(
+        self,
+        step: Callable[[Connection], T],
+        at_once: Callable[[Connection], T | None] | None = None,
+    ) -> T:
         """What `step` returns, once its transaction is committed. If it or the commit raises, the
-        transaction is rolled back; a lost connection leaves open whether it was committed."""
+        transaction is rolled back; a lost connection leaves open whether it was committed.
+
+        `at_once` is another way to do the same, which PostgreSQL tries first, where a transaction
+        costs round trips: each of its statements commits by itself, only its last one writes, and
+        it gives None if it did nothing."""
         ...
 
     async def flush(self) -> None:
@@ -75,7 +83,11 @@ class _SqliteSteps:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="osslo-steps")
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="osslo-flush")
 
-    async def run(self, step: Callable[[Connection], T]) -> T:
+    async def run(
+        self,
+        step: Callable[[Connection], T],
+        at_once: Callable[[Connection], T | None] | None = None,  # noqa: ARG002 - the interface's
+    ) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, step)
 
     def _run(self, step: Callable[[Connection], T]) -> T:
@@ -107,32 +119,41 @@ class _PostgresSteps:
     """
 
     def __init__(self, database: Database, frozen_s: float) -> None:
-        limits = {"idle_in_transaction_session_timeout": str(round(frozen_s * 1000))}
+        session = {
+            "idle_in_transaction_session_timeout": str(round(frozen_s * 1000)),
+            **_BY_KEY,
+        }
         self._engine: AsyncEngine = create_async_engine(
             database.url,
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args={"server_settings": limits},
+            connect_args={"server_settings": session},
         )
         self._flushing: AsyncConnection | None = None
         self._kept: AsyncConnection | None = None
 
-    async def run(self, step: Callable[[Connection], T]) -> T:
+    async def run(
+        self,
+        step: Callable[[Connection], T],
+        at_once: Callable[[Connection], T | None] | None = None,
+    ) -> T:
         if self._flushing is None:
-            self._flushing = await self._engine.connect()
-            await self._flushing.execution_options(isolation_level="AUTOCOMMIT")
+            self._flushing = await self._connected()
         if self._kept is None:
-            kept = await self._engine.connect()
+            kept = await self._connected()
             await kept.execute(_NO_WAIT)
-            await kept.commit()
             self._kept = kept
         try:
-            async with self._kept.begin():
-                return await self._kept.run_sync(step)
+            done = await self._kept.run_sync(at_once) if at_once is not None else None
+            return await self._kept.run_sync(_in_transaction, step) if done is None else done
         except BaseException:
             kept, self._kept = self._kept, None
             await _drop(kept)
             raise
+
+    async def _connected(self) -> AsyncConnection:
+        connection = await self._engine.connect()
+        return await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def flush(self) -> None:
         flushing = self._flushing
@@ -152,12 +173,33 @@ class _PostgresSteps:
         await self._engine.dispose()
 
 
+def _in_transaction(connection: Connection, step: Callable[[Connection], T]) -> T:
+    """Run a step on a connection that has no transactions of its own. Where it raises, the
+    connection is not used again."""
+    connection.execute(_BEGIN)
+    result = step(connection)
+    connection.execute(_COMMIT)
+    return result
+
+
 async def _drop(connection: AsyncConnection | None) -> None:
     if connection is not None:
         await connection.invalidate()
         await connection.close()
 
 
+_BY_KEY = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+"""Steps find few rows by their keys. Their statements are planned once, at a time when tables may
+be nearly empty and reading all of a table looks cheap."""
+
+_BEGIN = text("BEGIN")
+_COMMIT = text("COMMIT")
 _NO_WAIT = text("SET synchronous_commit = off")
 _FLUSH = text("SELECT pg_logical_emit_message(true, 'osslo', '')")
 

@@ -96,9 +96,9 @@ class Book:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self.balances = loaded.balances
-        self.touched: set[str] = set()
         self.entries: list[NewEntry] = []
         self.opened: dict[str, Reservation] = {}
+        self.closed: list[str] = []
         self.progressed: dict[str, Counts] = {}
         self.usage: list[NewUsage] = []
         self.beats: set[str] = set()
@@ -197,8 +197,12 @@ class Book:
     def _take(self, reservation_id: str) -> Reservation | None:
         """The open reservation, which is from now on no longer open."""
         self.progressed.pop(reservation_id, None)
-        opened = self.opened.pop(reservation_id, None)
-        return opened or self._loaded.ending.pop(reservation_id, None)
+        found = self.opened.pop(reservation_id, None)
+        if found is None:
+            found = self._loaded.ending.pop(reservation_id, None)
+            if found is not None:
+                self.closed.append(reservation_id)
+        return found
 
     def _charge(self, reservation: Reservation, counts: Counts, outcome: Outcome) -> int:
         """Charge what was used, never more than was reserved, and give the rest back."""
@@ -290,7 +294,6 @@ class Book:
         if entry.balance_nanousd < 0:
             raise AssertionError("a balance would become negative")
         self.balances[entry.user_id] = entry.balance_nanousd
-        self.touched.add(entry.user_id)
         self.entries.append(entry)
 
 

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import Any, cast
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    CursorResult,
-    Date,
-    Table,
-    bindparam,
-    delete,
-    func,
-    select,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.expression import ClauseElement
+from sqlalchemy import Column, Date, String, Table
 
 from osslo.accounts.ledger.tables import (
     BalanceRow,
@@ -31,8 +15,7 @@ from osslo.accounts.ledger.tables import (
     ReservationRow,
     UsageRow,
 )
-from osslo.accounts.tables import KeyRow
-from osslo.db.prepared import run_one
+from osslo.db.prepared import ListStatement, RowStatement
 
 _BALANCES = cast(Table, BalanceRow.__table__)
 _ENTRIES = cast(Table, EntryRow.__table__)
@@ -40,153 +23,139 @@ _RESERVATIONS = cast(Table, ReservationRow.__table__)
 _USAGE = cast(Table, UsageRow.__table__)
 _DAILY = cast(Table, DailyUsageRow.__table__)
 _PROCESSES = cast(Table, ProcessRow.__table__)
-_KEYS = cast(Table, KeyRow.__table__)
 
 COUNTED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 SUMMED = ("requests", *COUNTED, "cost_nanousd")
 
-# --- with a fixed number of parameters -----------------------------------------------------------
 
-Insert = postgresql.Insert | sqlite.Insert
-InsertInto = Callable[[Table], Insert]
-ByDialect = Mapping[str, ClauseElement]
-"""An INSERT that says what happens on a conflict, for each dialect; both spell it alike."""
-
-
-def _by_dialect(make: Callable[[InsertInto], ClauseElement]) -> ByDialect:
-    return MappingProxyType({"sqlite": make(sqlite.insert), "postgresql": make(postgresql.insert)})
+def _columns(table: Table, names: Iterable[str] | None = None) -> tuple[Column[Any], ...]:
+    """Columns by name; without names all but those that the database counts up."""
+    if names is None:
+        return tuple(column for column in table.columns if column is not table.autoincrement_column)
+    return tuple(table.c[name] for name in names)
 
 
-def _grown_day(insert: InsertInto) -> ClauseElement:
-    new = insert(_DAILY)
-    grown = {name: _DAILY.c[name] + new.excluded[name] for name in SUMMED}
-    return new.on_conflict_do_update(index_elements=list(_DAILY.primary_key), set_=grown)
+def _named(columns: Iterable[Column[Any]]) -> str:
+    return ", ".join(column.name for column in columns)
 
 
-def _next_beat(insert: InsertInto) -> ClauseElement:
-    return insert(_PROCESSES).on_conflict_do_update(
-        index_elements=[_PROCESSES.c.id], set_={"beat": _PROCESSES.c.beat + 1}
+def _insert(table: Table, on_conflict: str = "") -> RowStatement:
+    columns = _columns(table)
+    names = _named(columns)
+    text = f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {{v}} WHERE true {on_conflict}"
+    return RowStatement(columns, text)
+
+
+def _update(table: Table, names: Iterable[str], *, unless: str = "false") -> RowStatement:
+    """Set the columns `names` of rows that are found by their primary key."""
+    (key,) = table.primary_key
+    columns = _columns(table, names)
+    changes = ", ".join(f"{column.name} = v.{column.name}" for column in columns)
+    where = f"{table.name}.{key.name} = v.{key.name} AND NOT ({unless})"
+    return RowStatement(
+        (key, *columns), f"UPDATE {table.name} SET {changes} FROM {{v}} WHERE {where}"
     )
 
 
-def _spent() -> ClauseElement:
-    charged = select(func.coalesce(func.sum(_DAILY.c.cost_nanousd), 0)).where(
-        _DAILY.c.key_id == bindparam("of_key"), _DAILY.c.day >= bindparam("since", type_=Date)
-    )
-    reserved = select(func.coalesce(func.sum(_RESERVATIONS.c.reserved_nanousd), 0)).where(
-        _RESERVATIONS.c.key_id == bindparam("of_key")
-    )
-    return select(
-        charged.scalar_subquery().label("charged"), reserved.scalar_subquery().label("reserved")
-    )
+# --- writing -------------------------------------------------------------------------------------
 
+_GROWN = ", ".join(f"{name} = {_DAILY.name}.{name} + excluded.{name}" for name in SUMMED)
 
-NOW = select(func.now().label("moment"))
-SPENT = _spent()
-NEW_ENTRY = _ENTRIES.insert().inline()
-NEW_RESERVATION = _RESERVATIONS.insert().inline()
-NEW_USAGE = _USAGE.insert().inline()
-NEW_BALANCE = _by_dialect(lambda insert: insert(_BALANCES).on_conflict_do_nothing())
-GROWN_DAY = _by_dialect(_grown_day)
-NEXT_BEAT = _by_dialect(_next_beat)
-FAREWELL = delete(_PROCESSES).where(_PROCESSES.c.id == bindparam("of_process"))
-CHANGED_BALANCE = (
-    update(_BALANCES)
-    .where(_BALANCES.c.user_id == bindparam("of_user"))
-    .values(balance_nanousd=bindparam("balance"))
-)
-PROGRESSED = (
-    update(_RESERVATIONS)
-    .where(_RESERVATIONS.c.id == bindparam("of_id"))
-    .where(_RESERVATIONS.c.completion_tokens <= bindparam("completion"))
-    .values(
-        completion_tokens=bindparam("completion"),
-        cached_tokens=bindparam("cached"),
-        reasoning_tokens=bindparam("reasoning"),
-    )
+NEW_BALANCE = _insert(_BALANCES, "ON CONFLICT DO NOTHING")
+CHANGED_BALANCE = _update(_BALANCES, ("balance_nanousd",))
+NEW_ENTRY = _insert(_ENTRIES)
+NEW_RESERVATION = _insert(_RESERVATIONS)
+PROGRESSED = _update(
+    _RESERVATIONS,
+    ("completion_tokens", "cached_tokens", "reasoning_tokens"),
+    unless=f"{_RESERVATIONS.name}.completion_tokens > v.completion_tokens",
 )
 """Counts only grow, so that a repeated commit cannot set one back."""
+NEW_USAGE = _insert(_USAGE)
+CORRECTED_USAGE = _update(
+    _USAGE, (column.name for column in _columns(_USAGE) if column.name != "id")
+)
+GROWN_DAY = _insert(_DAILY, f"ON CONFLICT ({_named(_DAILY.primary_key)}) DO UPDATE SET {_GROWN}")
+NEXT_BEAT = _insert(_PROCESSES, f"ON CONFLICT (id) DO UPDATE SET beat = {_PROCESSES.name}.beat + 1")
+CLOSED = RowStatement(
+    _columns(_RESERVATIONS, ("id",)),
+    f"DELETE FROM {_RESERVATIONS.name} WHERE id IN (SELECT id FROM {{v}})",
+)
+FAREWELL = RowStatement(
+    _columns(_PROCESSES, ("id",)),
+    f"DELETE FROM {_PROCESSES.name} WHERE id IN (SELECT id FROM {{v}})",
+)
 
-# --- about so many values, whose parameters are v0, v1, … -----------------------------------------
+# --- reading -------------------------------------------------------------------------------------
 
-Among = Callable[[int], ClauseElement]
+RESERVATION = tuple(column.name for column in _columns(_RESERVATIONS))
+_RESERVATION = ", ".join(RESERVATION)
 
-_LIMIT_COLUMNS = (_KEYS.c.id, _KEYS.c.spending_limit_nanousd, _KEYS.c.spending_period)
+ENDED = ("id", "status", *COUNTED, "cost_nanousd")
 
+BALANCES = ListStatement("SELECT user_id, balance_nanousd FROM balances WHERE user_id {listed}")
+RESERVATIONS = ListStatement(f"SELECT {_RESERVATION} FROM reservations WHERE id {{listed}}")
+RUNNING = ListStatement("SELECT id FROM reservations WHERE id {listed}")
+LIMITS = ListStatement(
+    "SELECT id, spending_limit_nanousd, spending_period FROM keys "
+    "WHERE id {listed} AND spending_limit_nanousd IS NOT NULL"
+)
+ENDED_REQUESTS = ListStatement(
+    f"SELECT {', '.join(ENDED)} FROM usage WHERE id {{listed}} {{locked}}"
+)
+POSTED = ListStatement(
+    "SELECT idempotency_key, user_id, kind, amount_nanousd FROM ledger_entries "
+    "WHERE idempotency_key {listed}"
+)
+SPENT = RowStatement(
+    (Column("key_id", String(64)), Column("since", Date)),
+    "SELECT v.key_id,"
+    " (SELECT coalesce(sum(cost_nanousd), 0) FROM usage_daily d"
+    " WHERE d.key_id = v.key_id AND d.day >= v.since)"
+    " + (SELECT coalesce(sum(reserved_nanousd), 0) FROM reservations r"
+    " WHERE r.key_id = v.key_id) FROM {v}",
+)
 
-def _in(column: Column[Any], size: int) -> ColumnElement[bool]:
-    return column.in_([bindparam(f"v{number}", type_=column.type) for number in range(size)])
-
-
-def _has_limit(size: int) -> ColumnElement[bool]:
-    return _in(_KEYS.c.id, size) & _KEYS.c.spending_limit_nanousd.is_not(None)
-
-
-@cache
-def limited_keys(size: int) -> ClauseElement:
-    """Keys that have a spending limit."""
-    return select(*_LIMIT_COLUMNS).where(_has_limit(size))
-
-
-@cache
-def now_and_limited_keys(size: int) -> ClauseElement:
-    """The same with the database's moment, in at least one row."""
-    one = select(func.now().label("moment")).subquery()
-    both = select(one.c.moment, *_LIMIT_COLUMNS)
-    return both.select_from(one.outerjoin(_KEYS, _has_limit(size)))
-
-
-@cache
-def locked_balances(size: int) -> ClauseElement:
-    """Balances of users, locked in the order that all writers keep to."""
-    columns = _BALANCES.c
-    return (
-        select(columns.user_id, columns.balance_nanousd)
-        .where(_in(columns.user_id, size))
-        .order_by(columns.user_id)
-        .with_for_update()
-    )
-
-
-@cache
-def taken_reservations(size: int) -> ClauseElement:
-    """Delete reservations and give what they were."""
-    query = delete(_RESERVATIONS).where(_in(_RESERVATIONS.c.id, size))
-    return query.returning(_RESERVATIONS)
-
-
-@cache
-def locked_reservations(size: int) -> ClauseElement:
-    """The ids of open reservations, locked in the order that all writers keep to."""
-    identity = _RESERVATIONS.c.id
-    return select(identity).where(_in(identity, size)).order_by(identity).with_for_update()
+# --- PostgreSQL's ways to save round trips -------------------------------------------------------
 
 
-@cache
-def reservations(size: int) -> ClauseElement:
-    """Open reservations."""
-    return select(_RESERVATIONS).where(_in(_RESERVATIONS.c.id, size))
+def _seen(lock: str) -> str:
+    return f"""
+WITH held AS MATERIALIZED (
+    SELECT user_id, balance_nanousd, xmin::text AS version FROM balances
+    WHERE user_id = ANY($1::text[]) ORDER BY user_id {lock}
+), ending AS MATERIALIZED (
+    SELECT {_RESERVATION}, xmin::text AS version FROM reservations
+    WHERE id = ANY($2::text[]) ORDER BY id {lock}
+), running AS MATERIALIZED (
+    SELECT id, xmin::text AS version FROM reservations
+    WHERE id = ANY($3::text[]) ORDER BY id {lock}
+)
+SELECT now(),
+    (SELECT json_agg(json_build_array(user_id, balance_nanousd, version)) FROM held),
+    (SELECT json_agg(json_build_array({_RESERVATION}, version)) FROM ending),
+    (SELECT json_agg(json_build_array(id, version)) FROM running),
+    (SELECT json_agg(json_build_array(id, spending_limit_nanousd, spending_period))
+     FROM keys WHERE id = ANY($4::text[]) AND spending_limit_nanousd IS NOT NULL)
+"""
 
 
-@cache
-def ended_requests(size: int) -> ClauseElement:
-    """Usage rows, locked."""
-    return select(_USAGE).where(_in(_USAGE.c.id, size)).with_for_update()
+SEEN = _seen("")
+"""The moment, and what BALANCES, RESERVATIONS, RUNNING and LIMITS give, the rows of the first three
+with their version: the transaction that wrote them last."""
 
+LOCKED = _seen("FOR UPDATE")
+"""The same, locked in this order. What it waited for is as it is now, all else as it was when the
+statement began."""
 
-@cache
-def posted_entries(size: int) -> ClauseElement:
-    """Entries by their idempotency keys."""
-    columns = _ENTRIES.c
-    query = select(columns.idempotency_key, columns.user_id, columns.kind, columns.amount_nanousd)
-    return query.where(_in(columns.idempotency_key, size))
-
-
-def among(connection: Connection, statement: Among, values: Iterable[str]) -> CursorResult[Any]:
-    """Run a statement about `values`, sorted, and the last repeated up to a power of two, so that
-    statements come in few lengths and databases keep them prepared."""
-    listed = sorted(values)
-    size = 1 << max(0, len(listed) - 1).bit_length()
-    listed += listed[-1:] * (size - len(listed))
-    row = {f"v{number}": value for number, value in enumerate(listed)}
-    return run_one(connection, statement(size), row)
+SAME_BALANCES = RowStatement(
+    (Column("user_id", String(64)), Column("version", String(16))),
+    "SELECT 1 FROM balances b JOIN {v} ON b.user_id = v.user_id AND b.xmin::text = v.version"
+    " ORDER BY b.user_id FOR UPDATE OF b",
+)
+SAME_RESERVATIONS = RowStatement(
+    (Column("id", String(64)), Column("version", String(16))),
+    "SELECT 1 FROM reservations r JOIN {v} ON r.id = v.id AND r.xmin::text = v.version"
+    " ORDER BY r.id FOR UPDATE OF r",
+)
+"""Lock those rows that still have the version which was seen."""

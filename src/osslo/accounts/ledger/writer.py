@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from osslo.accounts.ledger.journal import commit
+from osslo.accounts.ledger.journal import commit, commit_at_once
 from osslo.accounts.ledger.operations import (
     End,
     Operation,
@@ -245,7 +245,9 @@ class LedgerWriter:
         if self._observer is not None:
             self._observer(operations, True)
         try:
-            return await self._steps.run(partial(commit, operations=operations, again=again))
+            step = partial(commit, operations=operations, again=again)
+            at_once = None if again else partial(commit_at_once, operations=operations)
+            return await self._steps.run(step, at_once)
         finally:
             if self._observer is not None:
                 self._observer(operations, False)
