@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,14 +20,16 @@ from osslo.api.responses import log
 from osslo.api.responses.background import BackgroundResponses
 from osslo.api.services import Services
 from osslo.chat.events import TurnEnd
+from osslo.db.database import Database
 from osslo.errors import OverloadedError, QuotaError, RateLimitError
 from osslo.settings import StoreSettings
 from osslo.store.responses import LEASE_S
 from osslo.types import GenerationRequest
 from tests.api.conftest import ANSWER, KEY, Stage, make_stage
 from tests.api.test_responses import GET, PREAMBLE_AND_CALL, ask, events_of
+from tests.databases import migrated_sqlite
 from tests.metering import NotingMeter
-from tests.scripted import ByteVocabulary, Gate, Script
+from tests.scripted import ByteVocabulary, Gate, Script, serving
 
 TERMINAL = {"response.completed", "response.failed", "response.incomplete", "error"}
 BEGINNING = ByteVocabulary().tokens("<|channel|>final<|message|>Os")
@@ -225,24 +231,68 @@ async def test_one_that_runs_elsewhere_is_cancelled_and_followed() -> None:
         assert stage.backend.abandoned.is_set()
 
 
-async def test_what_a_dead_process_left_has_failed() -> None:
-    stage = make_stage(script=held(Gate()))
-    runner = BackgroundResponses(renew_s=60)
-    async with background(stage=stage, runner=runner) as (client, services):
-        name = await begin(client)
-        for task in asyncio.all_tasks():
-            if task.get_name() == f"osslo-{name}":
-                task.cancel()  # as a process that ends, without a word
-                await asyncio.wait({task})
-        later = services.clock() + LEASE_S + 1
-        async with background(
-            stage=make_stage(), database=services.database, clock=lambda: later
-        ) as (restarted, _):
+def begun_and_killed(database: Database) -> str:
+    """The id of a response that a process had begun to tell when it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.api.endless_server", str(database.url)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = ask(background=True, stream=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip() + "/v1/responses"
+            with httpx.stream("POST", url, json=body, headers=headers) as reply:
+                lines = (line for line in reply.iter_lines() if line.startswith("data: "))
+                name = json.loads(next(lines).removeprefix("data: "))["response"]["id"]
+                assert any("output_text.delta" in line for line in lines)
+                process.kill()  # while the stream is open
+        finally:
+            process.kill()
+    return str(name)
+
+
+async def test_what_a_killed_process_left_has_failed() -> None:
+    database = migrated_sqlite()
+    name = await asyncio.to_thread(begun_and_killed, database)
+    stage = make_stage()
+    began = stage.services.clock()
+    for later, status in ((began + 1, "in_progress"), (began + LEASE_S + 1, "failed")):
+        clock = partial(float, later)
+        async with background(stage=stage, database=database, clock=clock) as (restarted, _):
             found = (await restarted.get(f"/v1/responses/{name}")).json()
-            assert found["status"] == "failed"
-            assert "Send the request again" in found["error"]["message"]
-            assert [event["type"] for event in await events(restarted, name)] == ["response.failed"]
-            assert (await restarted.post(f"/v1/responses/{name}/cancel")).json() == found
+            assert found["status"] == status
+    async with background(stage=stage, database=database, clock=clock) as (restarted, _):
+        assert "Send the request again" in found["error"]["message"]
+        assert [event["type"] for event in await events(restarted, name)] == ["response.failed"]
+        assert (await restarted.post(f"/v1/responses/{name}/cancel")).json() == found
+
+
+def test_a_background_stream_that_was_left_is_joined_and_not_begun_again() -> None:
+    gate = Gate()
+    stage = make_stage(script=held(gate))
+    headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "one"}
+    body = ask(background=True, stream=True)
+    post = ("POST", "/v1/responses")
+    with (
+        serving(create_app(stage.services)) as url,
+        httpx.Client(base_url=url, headers=headers, timeout=20) as client,
+    ):
+        with client.stream(*post, json=body) as left:
+            first = next(line for line in left.iter_lines() if line.startswith("data: "))
+        with client.stream(*post, json=body) as joined:
+            gate.open()
+            events = events_of(joined.read().decode())
+            assert joined.headers["idempotency-replayed"] == "true"
+        kept = client.post("/v1/responses", json=body)
+    assert events[0] == json.loads(first.removeprefix("data: "))
+    assert events[-1]["type"] == "response.completed"
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Oslo."
+    assert events_of(kept.text) == events
+    assert len(stage.backend.requests) == 1
 
 
 async def test_a_shutdown_waits_for_what_runs_and_fails_the_rest() -> None:

@@ -24,7 +24,7 @@ from osslo.api.body import read_body
 from osslo.api.openapi import shapes_of
 from osslo.api.replays import Entry, Recording, Replays
 from osslo.api.services import services_of
-from osslo.api.sse import unless_disconnected
+from osslo.api.sse import EventStreamResponse, unless_disconnected
 from osslo.errors import IdempotencyError, RequestError
 
 HEADER = "Idempotency-Key"
@@ -73,6 +73,8 @@ async def _answer(request: Request, key: str, handler: Handler) -> Response:
             )
         if entry.recording is not None:
             return _Replayed(entry.recording)
+        if entry.again is not None:
+            return _Recorded(_marked(await entry.again()), entry, replays)
         if await unless_disconnected(request.receive, entry.done.wait()) is None:
             return Response(status_code=499)
     entry = replays.claim(name, fingerprint)
@@ -81,7 +83,14 @@ async def _answer(request: Request, key: str, handler: Handler) -> Response:
     except BaseException:
         replays.settle(entry, None)
         raise
+    if isinstance(response, EventStreamResponse):
+        entry.again = response.again
     return _Recorded(response, entry, replays)
+
+
+def _marked(response: Response) -> Response:
+    response.raw_headers.append(REPLAYED_HEADER)
+    return response
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message
 
+from osslo.api.sse import Again
+
 _LARGEST_FRACTION = 4
 """One answer may take this part of the memory; a larger one is not kept."""
 
@@ -54,13 +56,16 @@ class Recording:
 
 @dataclass(slots=True)
 class Entry:
-    """One key's request: running, or with its answer."""
+    """One key's request: running, or with its answer. `again` answers it another time without it
+    being run, where what it began goes on without whoever asked."""
 
     name: bytes
     fingerprint: bytes
     done: asyncio.Event = field(default_factory=asyncio.Event)
     recording: Recording | None = None
+    again: Again | None = None
     expires_at: float = 0.0
+    size_bytes: int = 0
 
 
 class Replays:
@@ -94,23 +99,33 @@ class Replays:
         return entry
 
     def settle(self, entry: Entry, recording: Recording | None) -> None:
-        """The request of `entry` ended with `recording`, or with nothing to be kept. Whoever waits
-        goes on."""
-        if recording is None or not recording.good or recording.size_bytes > self.largest_bytes:
-            self._entries.pop(entry.name, None)
-        else:
-            entry.recording = recording
-            entry.expires_at = self._clock() + self._ttl_s
-            self.size_bytes += recording.size_bytes
-            self._entries.move_to_end(entry.name)
-            self._shrink()
+        """The request of `entry` was answered with `recording`, or with nothing to be kept. Whoever
+        waits goes on."""
         entry.done.set()
+        if self._entries.get(entry.name) is not entry or entry.recording is not None:
+            return  # forgotten, or answered by another connection
+        if recording is not None and recording.good and recording.size_bytes <= self.largest_bytes:
+            entry.recording = recording
+            self._keep(entry, recording.size_bytes)
+        elif entry.again is not None and (recording is None or not recording.complete):
+            self._keep(entry, _ENTRY_BYTES)
+        else:
+            self._forget(entry)
+
+    def _keep(self, entry: Entry, size_bytes: int) -> None:
+        self.size_bytes += size_bytes - entry.size_bytes
+        entry.size_bytes = size_bytes
+        entry.expires_at = self._clock() + self._ttl_s
+        self._entries.move_to_end(entry.name)
+        finished = [other for other in self._entries.values() if other.done.is_set()]
+        while self.size_bytes > self._max_bytes and finished:
+            self._forget(finished.pop(0))
 
     def _forget_expired(self) -> None:
         now = self._clock()
         expired: list[Entry] = []
         for entry in self._entries.values():
-            if entry.recording is None:
+            if not entry.done.is_set():
                 continue
             if entry.expires_at > now:
                 break  # the other answers are younger
@@ -118,13 +133,6 @@ class Replays:
         for entry in expired:
             self._forget(entry)
 
-    def _shrink(self) -> None:
-        finished = (entry for entry in self._entries.values() if entry.recording is not None)
-        while self.size_bytes > self._max_bytes and (oldest := next(finished, None)) is not None:
-            self._forget(oldest)
-            finished = (entry for entry in self._entries.values() if entry.recording is not None)
-
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.name]
-        if entry.recording is not None:
-            self.size_bytes -= entry.recording.size_bytes
+        self.size_bytes -= entry.size_bytes

@@ -16,6 +16,9 @@ from osslo.errors import OssloError
 
 T = TypeVar("T")
 
+Again = Callable[[], Coroutine[Any, Any, Response]]
+"""Makes a response that tells the same once more."""
+
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": heartbeat\n\n"
 """What a silent stream sends, unless its protocol has an event for it."""
@@ -47,7 +50,8 @@ class EventStreamResponse(Response):
 
     Until the first event, or `grace_s`, nothing is sent, so that a refusal can still be an HTTP
     error; a later `OssloError` of the source is sent as `failure` makes of it. After `heartbeat_s`
-    of silence `heartbeat` is sent. When the client goes away the source is closed at once.
+    of silence `heartbeat` is sent. When the client goes away the source is closed at once; `again`
+    is for a source that only follows what goes on by itself.
     """
 
     def __init__(
@@ -59,9 +63,11 @@ class EventStreamResponse(Response):
         grace_s: float,
         headers: Mapping[str, str] | None = None,
         heartbeat: bytes = HEARTBEAT,
+        again: Again | None = None,
     ) -> None:
         super().__init__(headers={**_HEADERS, **(headers or {})})
         del self.headers["content-length"]
+        self.again = again
         self._source = source
         self._failure = failure
         self._heartbeat = heartbeat

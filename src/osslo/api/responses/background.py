@@ -1,7 +1,8 @@
 """Background responses: run here whether or not anybody listens, each to exactly one end.
 
 A response is kept before it runs and its charge is opened before its caller is answered, so that
-what is refused is refused at once. It then waits for a place among those that run together and,
+what is refused is refused at once. It then waits for a place among those that run together, which
+owners get in turn, and,
 where the engine's queue is full, for room there, with its charge held. Its end is in the database
 before anyone is told of it; the database takes the first end only. A process that dies leaves its
 responses to whoever looks next: they have failed, and the ledger charges what was durable of them.
@@ -17,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from osslo.api.responses.live import BackgroundJob, LiveResponse
 from osslo.api.responses.log import Cut, Step
+from osslo.api.responses.places import FairPlaces
 from osslo.chat.events import TurnEnded, TurnStarted
 from osslo.chat.metering import Bill, Charge, Meter
 from osslo.errors import EngineError, NotFoundError, OssloError, OverloadedError, ShuttingDownError
@@ -39,7 +41,7 @@ class BackgroundResponses:
     def __init__(
         self, *, running: int = 8, unfinished: int = 256, renew_s: float = LEASE_S / 3
     ) -> None:
-        self._places = asyncio.Semaphore(running)
+        self._places = FairPlaces(running)
         self._unfinished = unfinished
         self._renew_s = renew_s
         self._runs: dict[str, _Run] = {}
@@ -151,7 +153,7 @@ class _Run:
     """One response and the task that runs it."""
 
     live: LiveResponse
-    places: asyncio.Semaphore
+    places: FairPlaces
     task: asyncio.Task[None] | None = None
     has_place: bool = False
     interrupted: bool = False
@@ -197,13 +199,13 @@ class _Run:
 
     async def take_place(self) -> None:
         if not self.has_place:
-            await self.places.acquire()
+            await self.places.take(self.live.job.record.tenant)
             self.has_place = True
 
     def leave(self) -> None:
         if self.has_place:
             self.has_place = False
-            self.places.release()
+            self.places.give_back()
 
     def _ended(self, ended: TurnEnded) -> None:
         self.usage = ended.usage

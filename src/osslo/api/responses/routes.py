@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -35,7 +36,7 @@ from osslo.api.responses.schema import (
     RetrieveQuery,
 )
 from osslo.api.services import Services, WithServices
-from osslo.api.sse import EventStreamResponse, named_event, unless_disconnected
+from osslo.api.sse import Again, EventStreamResponse, named_event, unless_disconnected
 from osslo.api.turns import served_model
 from osslo.chat.prompt import count_tokens
 from osslo.errors import OssloError, RequestError
@@ -74,7 +75,9 @@ async def create_response(request: Request, services: WithServices, caller: With
     if running.head.background:
         live = await services.background.start(running.job())
         if body.stream:
-            return _stream(live.follow(None), services, headers, obfuscate=obfuscate)
+            named = (services, caller.tenant, running.head.response_id)
+            again = partial(_followed, *named, None, headers, obfuscate=obfuscate)
+            return _stream(live.follow(None), services, headers, obfuscate=obfuscate, again=again)
         return JSONResponse(await _seen(live), headers=headers)
     if body.stream:
         return _stream(
@@ -109,20 +112,10 @@ async def get_response(
     for name in ("starting_after", "include_obfuscation"):
         if getattr(query, name) is not None and not query.stream:
             raise RequestError(f"'{name}' needs 'stream=true'.", param=name)
-    live = services.background.find(caller.tenant, response_id)
     if query.stream:
         after, obfuscate = query.starting_after, bool(query.include_obfuscation)
-        if live is not None:
-            return _stream(live.follow(after), services, obfuscate=obfuscate)
-        store = response_store(services)
-        stored = await store.get(caller.tenant, response_id)
-        if not stored.background:
-            raise RequestError(
-                "Only responses that were created with 'background': true can be streamed again; "
-                "leave 'stream' out.",
-                param="stream",
-            )
-        return _stream(follow_stored(store, stored, after), services, obfuscate=obfuscate)
+        return await _followed(services, caller.tenant, response_id, after, obfuscate=obfuscate)
+    live = services.background.find(caller.tenant, response_id)
     if live is not None:
         return JSONResponse(await _seen(live))
     stored = await response_store(services).get(caller.tenant, response_id)
@@ -222,6 +215,31 @@ async def _seen(live: LiveResponse) -> dict[str, Any]:
     return dict((await live.job.store.get(record.tenant, record.id)).body)
 
 
+async def _followed(
+    services: Services,
+    tenant: str,
+    response_id: str,
+    after: int | None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    obfuscate: bool,
+) -> Response:
+    """The events of a background response from behind `after` on, wherever it runs or ran."""
+    live = services.background.find(tenant, response_id)
+    if live is not None:
+        return _stream(live.follow(after), services, headers, obfuscate=obfuscate)
+    store = response_store(services)
+    stored = await store.get(tenant, response_id)
+    if not stored.background:
+        raise RequestError(
+            "Only responses that were created with 'background': true can be streamed again; "
+            "leave 'stream' out.",
+            param="stream",
+        )
+    events = follow_stored(store, stored, after)
+    return _stream(events, services, headers, obfuscate=obfuscate)
+
+
 def _stream(
     events: AsyncGenerator[Event, None],
     services: Services,
@@ -229,6 +247,7 @@ def _stream(
     *,
     obfuscate: bool,
     builder: ResponseBuilder | None = None,
+    again: Again | None = None,
 ) -> Response:
     def failure(error: OssloError) -> bytes:
         return named_event(
@@ -241,4 +260,5 @@ def _stream(
         heartbeat_s=services.heartbeat_s,
         grace_s=services.start_grace_s,
         headers=headers,
+        again=again,
     )
