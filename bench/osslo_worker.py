@@ -1,11 +1,11 @@
 """One process that measures Osslo for bench/peers.py: the same jobs and lines as peer/driver.cpp.
 
-usage: osslo_worker.py CHECKPOINT IDS THREADS PREFIXES JOB...
-  PREFIXES   a folder for prefixes that outlive the process, or "-" for none
+usage: osslo_worker.py [--prefixes FOLDER] CHECKPOINT IDS THREADS JOB...
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -51,12 +51,18 @@ def report(measured: Measured) -> None:
 
 def main() -> None:
     """Load, run the jobs in order, print a line after each."""
-    checkpoint, ids_path, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    prefixes, jobs = sys.argv[4], sys.argv[5:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prefixes", type=Path, help="where prefixes outlive the process")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("ids", type=Path)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("jobs", nargs="*")
+    given = parser.parse_args()
+    checkpoint, jobs = given.checkpoint, given.jobs
     packed = ensure_packed(open_checkpoint(checkpoint), checkpoint.parent / "packed")
-    model = Model.load(packed, threads=threads)
-    ids = np.fromfile(ids_path, np.int32).reshape(STREAMS, STREAM_TOKENS)
-    disk = None if prefixes == "-" else open_disk(Path(prefixes), model)
+    model = Model.load(packed, threads=given.threads)
+    ids = np.fromfile(given.ids, np.int32).reshape(STREAMS, STREAM_TOKENS)
+    disk = open_disk(given.prefixes, model) if given.prefixes else None
     with Meter(model, ids, context_tokens=context_tokens(jobs), disk=disk) as meter:
         for job in jobs:
             if job == "start":

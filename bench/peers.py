@@ -66,8 +66,8 @@ class Pair:
         """The process that measures Osslo. With a folder, prefixes outlive it."""
         worker = str(ROOT / "bench" / "osslo_worker.py")
         files = [str(self.files.model), str(self.files.ids)]
-        kept = "-" if prefixes is None else str(prefixes)
-        return [sys.executable, worker, *files, self._threads, kept]
+        kept = [] if prefixes is None else ["--prefixes", str(prefixes)]
+        return [sys.executable, worker, *kept, *files, self._threads]
 
     def peer(self, flags: Flags) -> list[str]:
         """The process that measures llama.cpp."""
