@@ -9,9 +9,12 @@ import pytest
 
 from osslo.cli.bench import speed
 from osslo.cli.doctor import cpu_features
+from osslo.cli.machine_limits import token_bytes
 from osslo.cli.main import run
 from osslo.cli.measure import Measured
 from osslo.cli.output import gib
+from osslo.model.forward import PageKind
+from osslo.model.model import Model
 
 
 @pytest.fixture(autouse=True)
@@ -92,12 +95,15 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bench_for_scripts(tiny_packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["--prefill", "32", "--decode", "0,64", "--tokens", "4", "--streams", "2"]
+    rows += ["--shared", "40"]
     assert run(["bench", str(tiny_packed), *rows, "--repeat", "2", "--threads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    jobs = ["prefill:32", "decode:0:4", "decode:64:4", "streams:2:128:4"]
+    jobs = ["prefill:32", "decode:0:4", "decode:64:4", "streams:2:128:4", "prefix:40"]
     assert list(report["rows"]) == jobs
     assert all(len(samples) == 2 for samples in report["rows"].values())
     assert all(sample["seconds"] > 0 for job in jobs for sample in report["rows"][job])
+    assert list(report["memory_share"]) == ["decode:0:4", "decode:64:4"]
+    assert report["read_bytes_per_s"] > 1e8
 
 
 def test_bench_for_people(tiny_packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +112,22 @@ def test_bench_for_people(tiny_packed: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert "read 32 tokens" in shown
     assert "generate 4 after 8" in shown
+    assert "GB/s" in shown
+    assert "prompt, 512 shared" in shown
+
+
+def test_a_token_reads_its_experts_and_what_it_sees(tiny_packed: Path) -> None:
+    model = Model.load(tiny_packed, threads=1)
+    config = model.config
+    sizes = {tensor.name: tensor.bytes for tensor in model.header.tensors}
+    experts = sum(n for name, n in sizes.items() if name.endswith((".gate_up", ".down")))
+    rest = sum(sizes.values()) - experts - sizes["embedding"] - sizes.get("tokenizer", 0)
+    weights = rest + experts * config.experts_per_token / config.experts
+    assert token_bytes(model, 0) == pytest.approx(weights)
+    row = config.kv_size * 2 * 2
+    full = sum(kind is PageKind.FULL for kind in config.layer_kinds)
+    seen = full * 1000 + (config.layers - full) * config.sliding_window
+    assert token_bytes(model, 1000) == pytest.approx(weights + row * seen)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from osslo.cli.loading import native_with_bar
+from osslo.cli.machine_limits import read_speed, token_bytes
 from osslo.cli.measure import Measured, Meter, random_ids
 from osslo.cli.output import Output
 from osslo.errors import ConfigurationError
@@ -17,6 +18,7 @@ LARGEST_ORDINARY_ID = 199_998
 """Ids below are ordinary text in gpt-oss's vocabulary; smaller vocabularies are used whole."""
 
 SPARE_TOKENS = 64
+_BAR_WIDTH = 6
 
 
 def command(
@@ -28,6 +30,9 @@ def command(
     decode: Annotated[str, typer.Option(help="Depths to generate at.")] = "0,1024",
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate at each depth.")] = 32,
     streams: Annotated[int, typer.Option(min=0, help="Requests at once; 0 leaves it out.")] = 4,
+    shared: Annotated[
+        int, typer.Option(min=0, help="Tokens that two prompts share; 0 leaves it out.")
+    ] = 512,
     repeat: Annotated[int, typer.Option(min=1, help="Measure each row so often.")] = 3,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -35,7 +40,8 @@ def command(
     """Measure a model on this machine, through the engine that serves it.
 
     Random token ids are fed, no matter what the model would say, so that runs can be compared.
-    Rows show the median; let nothing else run meanwhile.
+    Rows show the median; let nothing else run meanwhile. Seconds of a prompt are those to its first
+    token. Memory: the part of this machine's reads that decoding used.
 
     Examples:
 
@@ -47,26 +53,59 @@ def command(
     jobs = [f"prefill:{n}" for n in _sizes(prefill, "--prefill")]
     jobs += [f"decode:{n}:{tokens}" for n in _sizes(decode, "--decode")]
     jobs += [f"streams:{streams}:128:{tokens}"] if streams else []
+    jobs += [f"prefix:{shared}"] if shared else []
     native = native_with_bar(output, model, threads=threads)
     samples = _run(output, native, jobs, repeat)
+    limit = read_speed(native.threads)  # last, since its own memory would count in every peak
     if as_json:
         output.json(
             {
                 "model": native.name,
                 "threads": native.threads,
                 "kernels": native.kernels,
+                "read_bytes_per_s": limit,
+                "memory_share": {
+                    job: _memory_share(native, found, limit)
+                    for job, found in samples.items()
+                    if job.startswith("decode:")
+                },
                 "rows": samples,
             }
         )
         return
-    output.text(f"{native.name}: {native.threads} threads, {native.kernels} kernels")
-    columns = ("", "tokens/s", "seconds", "Python", "peak memory")
-    output.table(columns, [_row(job, found) for job, found in samples.items()])
+    output.text(
+        f"{native.name}: {native.threads} threads, {native.kernels} kernels, "
+        f"memory read at {limit / 1e9:.1f} GB/s"
+    )
+    columns = ("", "tokens/s", "", "seconds", "Python", "memory", "peak")
+    best: dict[str, float] = {}
+    for job, found in samples.items():
+        best[_kind(job)] = max(best.get(_kind(job), 0.0), median(map(speed, found)))
+    rows = []
+    for job, found in samples.items():
+        share = ""
+        if _kind(job) == "decode":
+            share = f"{_memory_share(native, found, limit):.0%}"
+        rows.append(_row(job, found, best[_kind(job)], share))
+    output.table(columns, rows)
+
+
+def _kind(job: str) -> str:
+    return job.partition(":")[0]
+
+
+def _memory_share(native: Model, found: list[Measured], limit: float) -> float:
+    """The part of the machine's reads that decoding used."""
+    depth = int(found[0].job.split(":")[1])
+    return median(map(speed, found)) * token_bytes(native, depth) / limit
 
 
 def speed(measured: Measured) -> float:
-    """Tokens a second: read for a prefill, generated otherwise (while all streams decode)."""
+    """Tokens a second: read for a prefill, generated otherwise (while all streams decode); 0 where
+    nothing but the first token was waited for."""
     kind, *numbers = measured.job.split(":")
+    if kind == "prefix":
+        return 0.0
     if kind == "prefill":
         return int(numbers[0]) / measured.seconds
     return measured.decode_tokens / measured.decode_seconds
@@ -104,18 +143,23 @@ def _context(jobs: list[str]) -> int:
     return max(sizes, default=0) + SPARE_TOKENS
 
 
-def _row(job: str, found: list[Measured]) -> tuple[str, ...]:
+def _row(job: str, found: list[Measured], best: float, memory_share: str) -> tuple[str, ...]:
     kind, *numbers = job.split(":")
     names = {
         "prefill": "read {0} tokens",
         "decode": "generate {1} after {0}",
         "streams": "{0} at once, {1} + {2}",
+        "prefix": "prompt, {0} shared",
     }
+    pace = median(map(speed, found))
+    seconds = [m.seconds * (m.share if kind == "prefix" else 1.0) for m in found]
     return (
         names[kind].format(*numbers),
-        f"{median(map(speed, found)):.1f}",
-        f"{median(sample.seconds for sample in found):.2f}",
-        f"{median(sample.python_share for sample in found):.1%}",
+        f"{pace:.1f}" if best else "",
+        "\u2587" * round(_BAR_WIDTH * pace / best) if best else "",
+        f"{median(seconds):.2f}",
+        f"{median(sample.python_share for sample in found):.1%}" if best else "",
+        memory_share,
         f"{max(sample.rss_gib for sample in found):.2f} GiB",
     )
 
