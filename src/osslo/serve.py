@@ -75,6 +75,10 @@ KEEP_ALIVE_S = 75
 Node's agents and most proxies: up to 60 s). Where both let go at the same time, a request that
 crosses the server's close fails for no reason."""
 
+DATABASE_WAIT_S = 30.0
+"""How long a start waits for a PostgreSQL server that does not answer: both may start with the
+machine."""
+
 _IDLE_CHECK_S = 2.0
 _ADAPTER_CHECK_S = 1.0
 """How soon an adapter's new folder is found."""
@@ -208,7 +212,7 @@ async def prepare_accounts(settings: Settings) -> FirstStart:
     """
     database = Database(database_url(settings))
     try:
-        await upgrade(database)
+        await upgrade(database, wait_s=DATABASE_WAIT_S)
         accounts = open_accounts(database, settings.accounts, settings.folders.home)
         await accounts.options.check_pepper()
         setup = await accounts.links.setup()

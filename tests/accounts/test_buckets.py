@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select
 
 from osslo.accounts.ledger.buckets import BucketQuery, Sums, usage_buckets
+from osslo.accounts.ledger.operations import Sweep
 from osslo.accounts.ledger.records import Counts, Outcome, Status
 from osslo.accounts.ledger.retention import usage_sweep
-from osslo.accounts.ledger.tables import UsageRow
+from osslo.accounts.ledger.tables import ReservationRow, UsageRow
 from osslo.db.database import Database
 from osslo.store.sweep import sweep_once
 from tests.accounts.ledger_stage import DOLLAR, Ledger, ledger_on
@@ -68,3 +69,22 @@ async def test_hours_and_days_outlive_the_rows(database: Database) -> None:
         async with database.read() as session:
             count = await session.scalar(select(func.count()).select_from(UsageRow))
         assert count == 0
+
+
+async def test_what_a_sweeper_ended_stays_for_who_may_correct_it(database: Database) -> None:
+    """A process that stood still for a week charges the rest of its request."""
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        charge = await ledger.open()
+        async with database.read() as session:
+            reservation = (await session.scalars(select(ReservationRow.id))).one()
+        await ledger.writer.sweep([Sweep(reservation, "ann")])
+        sweeps, now = [usage_sweep(1)], datetime.now(UTC)
+        assert await sweep_once(database, sweeps, now + timedelta(days=7)) == 0
+        ended = charge.end(Counts(100, 10, cached_tokens=0), Outcome(Status.COMPLETED))
+        assert ended is not None
+        cost = 100 * 80 + 10 * 320
+        assert await ended == cost
+        assert await ledger.balance() == DOLLAR - cost
+        assert await sweep_once(database, sweeps, now + timedelta(days=7)) == 1
+        assert await sweep_once(database, sweeps, now + timedelta(days=7)) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from osslo.db.base import Base, UtcDateTime
 from osslo.db.database import Database, parse_url, sqlite_url
 from osslo.db.migrate import upgrade
 from osslo.errors import ConfigurationError
+from tests.databases import PostgresProcess, PostgresServer
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "nonsense", "://"])
@@ -121,3 +123,31 @@ async def test_moments_come_back_in_utc(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="time zone"):
         column.process_bind_param(datetime(2026, 1, 1), dialect)
     await database.close()
+
+
+async def test_a_start_waits_for_a_server_that_comes_later() -> None:
+    with tempfile.TemporaryDirectory(prefix="osslo-pg-") as name:
+        server = PostgresProcess(Path(name))
+        database = Database(f"postgresql://osslo@/postgres?host={name}")
+        starting = asyncio.create_task(upgrade(database, wait_s=120))
+        await asyncio.to_thread(server.start)
+        await starting
+        await database.close()
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_start_gives_up_on_a_server_that_is_away(tmp_path: Path) -> None:
+    database = Database(f"postgresql://osslo:secret@/osslo?host={tmp_path}")
+    with pytest.raises(ConfigurationError, match="OSSLO_DATABASE_URL") as refusal:
+        await upgrade(database, wait_s=0.1)
+    assert "secret" not in refusal.value.message
+    assert str(tmp_path.name) in refusal.value.message
+    await database.close()
+
+
+async def test_a_server_that_lets_nobody_in_is_not_waited_for(postgres: PostgresServer) -> None:
+    for url in (postgres.url("nonesuch"), postgres.url("postgres").replace("osslo@", "nobody@")):
+        database = Database(url)
+        with pytest.raises(ConfigurationError, match="does not exist"):
+            await asyncio.wait_for(upgrade(database, wait_s=600), 60)
+        await database.close()

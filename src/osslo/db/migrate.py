@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -22,9 +24,14 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 
 from osslo.db.database import Database
+from osslo.db.steps import is_refusal, is_transient
 from osslo.errors import ConfigurationError
+from osslo.telemetry import LOGGER_NAME
 
 _ADVISORY_LOCK = 0x6F73736C6F  # "osslo"
+_PAUSE_S = 0.5
+
+_log = logging.getLogger(LOGGER_NAME + ".db")
 
 
 def alembic_config() -> Config:
@@ -34,14 +41,44 @@ def alembic_config() -> Config:
     return config
 
 
-async def upgrade(database: Database) -> None:
-    """Apply the migrations that are missing. Waits while another process does the same.
+async def upgrade(database: Database, *, wait_s: float = 0.0) -> None:
+    """Apply the migrations that are missing. Waits while another process does the same, and up to
+    `wait_s` for a PostgreSQL server that does not answer (yet).
 
-    Raises `ConfigurationError` if the database was written by a newer Osslo.
+    Raises `ConfigurationError` if the database cannot be reached, lets nobody in, or was written by
+    a newer Osslo.
     """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            await _upgrade_alone(database)
+        except Exception as error:
+            if database.is_sqlite or not (is_transient(error) or is_refusal(error)):
+                raise
+            unreachable = _unreachable(database, error)
+            if not is_transient(error) or time.monotonic() >= until:
+                raise unreachable from error
+            _log.warning("%s Trying again.", unreachable.message)
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+
+
+async def _upgrade_alone(database: Database) -> None:
     async with _alone(database), database.engine.connect() as connection:
         await connection.run_sync(_upgrade)
         await connection.commit()
+
+
+def _unreachable(database: Database, error: Exception) -> ConfigurationError:
+    cause = getattr(error, "orig", None) or error
+    told = str(cause).strip().splitlines() or [type(cause).__name__]
+    shown = database.url.set(drivername=database.url.get_backend_name()).render_as_string()
+    return ConfigurationError(
+        f"The database {shown} cannot be used: {told[0].rstrip('.')}. "
+        "Start its server, or set OSSLO_DATABASE_URL to the right one.",
+        param="database_url",
+    )
 
 
 def _upgrade(connection: Connection) -> None:

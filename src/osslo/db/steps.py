@@ -207,6 +207,9 @@ _TRANSIENT_SQLSTATES = ("08", "25P03", "40", "53", "55", "57", "58")
 """Classes of PostgreSQL's codes: connection, rollback (deadlock), resources, locks, operator's
 intervention (shutdown, start-up), system; and the code of a step that stood still for too long."""
 
+_REFUSAL_SQLSTATES = ("28", "3D", "42501")
+"""Nobody is let in so (authentication), there is no such database, or no right to use it."""
+
 _TRANSIENT_SQLITE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -236,3 +239,11 @@ def is_transient(error: BaseException) -> bool:
     cause = error.__cause__
     named = {type(error).__name__, type(cause).__name__}
     return bool(named & {"InterfaceError", "ConnectionDoesNotExistError"})
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether PostgreSQL does not let us in: nothing that waiting could change."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return is_refusal(error.orig)
+    state = getattr(error, "sqlstate", None)
+    return isinstance(state, str) and state.startswith(_REFUSAL_SQLSTATES)

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from osslo.accounts.ledger.records import Status
 from osslo.accounts.ledger.tables import HourlyUsageRow, UsageRow
 from osslo.db.database import Database
 
@@ -29,6 +30,9 @@ _COUNTED = (
     "cost_nanousd",
 )
 _AT_ONCE = 1000
+CRASHED_KEPT_DAYS = 30
+"""What a sweeper ended may be corrected by a process that had stood still, as long as it has a
+row of its own: longer than any suspended machine's caller waits for an answer."""
 
 
 def usage_sweep(days: int) -> Callable[[Database, datetime], Awaitable[int]]:
@@ -39,13 +43,18 @@ def usage_sweep(days: int) -> Callable[[Database, datetime], Awaitable[int]]:
         before = (now - timedelta(days=days)).replace(minute=0, second=0, microsecond=0)
         async with database.write() as session:
             connection = await session.connection()
-            return await connection.run_sync(_roll_up, before)
+            return await connection.run_sync(_roll_up, before, now)
 
     return sweep
 
 
-def _roll_up(connection: Connection, before: datetime) -> int:
-    oldest = select(_USAGE.c.id).where(_USAGE.c.at < before).order_by(_USAGE.c.at).limit(_AT_ONCE)
+def _roll_up(connection: Connection, before: datetime, now: datetime) -> int:
+    final = or_(
+        _USAGE.c.status != Status.CRASHED.value,
+        _USAGE.c.at < now - timedelta(days=CRASHED_KEPT_DAYS),
+    )
+    old = select(_USAGE.c.id).where(_USAGE.c.at < before, final)
+    oldest = old.order_by(_USAGE.c.at).limit(_AT_ONCE)
     rows = connection.execute(delete(_USAGE).where(_USAGE.c.id.in_(oldest)).returning(_USAGE)).all()
     sums: dict[tuple[Any, ...], dict[str, int]] = {}
     for row in rows:
