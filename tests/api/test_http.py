@@ -143,9 +143,16 @@ async def test_two_applications_do_not_share_counters() -> None:
 
 async def test_documents_need_no_network(stage: Stage) -> None:
     async with stage.client(None) as client:
-        page = (await client.get("/docs")).text
+        answer = await client.get("/docs")
+        page = answer.text
+        start = await client.get("/docs/assets/start.js")
         script = await client.get("/docs/assets/swagger-ui-bundle.js")
         missing = await client.get("/docs/assets/other.js")
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "<script>" not in page
+    assert start.headers["content-type"].startswith("text/javascript")
     assert "http://" not in page
     assert "https://" not in page
     assert script.status_code == 200

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 import osslo
 from osslo.api.openapi import operation
@@ -17,6 +17,8 @@ from osslo.api.shapes import Reply
 from osslo.telemetry import METRICS_CONTENT_TYPE
 
 router = APIRouter(tags=["server"])
+
+_BY_ACCEPT = {"vary": "accept"}
 
 
 class PointerReply(Reply):
@@ -41,8 +43,10 @@ class StatusReply(Reply):
     summary="Where things are",
     openapi_extra=operation(reply=PointerReply, public=True, errors=(), description="A pointer."),
 )
-async def root(services: WithServices) -> JSONResponse:
-    """A pointer for whoever opens the address in a browser."""
+async def root(request: Request, services: WithServices) -> Response:
+    """A pointer for programs; browsers go on to the console, where there is one."""
+    if hasattr(request.app.state, "console") and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/console", status_code=303, headers=_BY_ACCEPT)
     return JSONResponse(
         {
             "name": "osslo",
@@ -51,7 +55,8 @@ async def root(services: WithServices) -> JSONResponse:
             "api": "/v1/chat/completions",
             "docs": "/docs",
             "health": "/health",
-        }
+        },
+        headers=_BY_ACCEPT,
     )
 
 
