@@ -61,7 +61,7 @@ bench: $(BUILT) ## measure a model on this machine: make bench MODEL=gpt-oss-20b
 
 # Full-size rows and the stand-in's come from separate processes so that page caches do not mix.
 bench-peers: $(BUILT) ## measure against llama.cpp, interleaved; writes build/bench-peers.json
-	@$(PYTHON_BIN) bench/peers.py --out build/bench-peers.json
+	@$(PYTHON_BIN) bench/peers.py $(PEERS_ARGS) --out build/bench-peers.json
 
 bench-depth: $(BUILT) ## the same at depths 16k and 32k; writes build/bench-depth.json
 	@$(PYTHON_BIN) bench/peers.py --rows decode_16384,decode_32768 --out build/bench-depth.json

@@ -245,16 +245,30 @@ class Compared:
     flags: Mapping[str, Flags]
 
 
-def compare(pair: Pair, rows: list[str], rounds: int) -> Compared:
-    """Flags and rounds for one model."""
-    flags = choose_flags(pair, rows)
+def compare(
+    pair: Pair, rows: list[str], rounds: int, chosen: Mapping[str, Flags] | None = None
+) -> Compared:
+    """Flags, unless they are `chosen` already, and rounds for one model."""
+    flags = choose_flags(pair, rows) if chosen is None else chosen
     ours, theirs = interleave(pair, rows, flags, rounds)
     return Compared(ours, theirs, flags)
 
 
-def stand_in_rows(pair: Pair, rounds: int) -> list[Row]:
+def flags_of(report: Path | None, key: str, rows: Iterable[str]) -> Mapping[str, Flags] | None:
+    """llama.cpp's flags as an earlier report chose them. Raises `SystemExit` if it lacks a row."""
+    if report is None:
+        return None
+    kept = json.loads(report.read_text(encoding="utf-8")).get(key, {})
+    if missing := [row for row in rows if row not in kept]:
+        raise SystemExit(f"{report} has chosen no flags for {', '.join(missing)}")
+    return {row: Flags(**kept[row]) for row in rows}
+
+
+STAND_IN_ROWS = ("prefill_512", "decode_0")
+
+
+def stand_in_rows(found: Compared) -> list[Row]:
     """The same for the stand-in, under names of its own."""
-    found = compare(pair, ["prefill_512", "decode_0"], rounds)
     names = {
         "prefill_512": "standin_prefill",
         "decode_0": "standin_decode",
@@ -277,6 +291,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "peers")
     parser.add_argument("--rows", default=",".join(DEFAULT_ROWS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--flags-of", type=Path, help="an earlier report whose flags of llama.cpp are taken"
+    )
     parser.add_argument("--force", action="store_true", help="measure on a busy machine too")
     parser.add_argument("--no-standin", action="store_true", help="leave the stand-in's rows out")
     return parser.parse_args()
@@ -295,16 +312,21 @@ def main() -> None:
     if not options.force:
         machine.wait_until_quiet(patience_s=60)
     limits = machine.measure_limits(options.build)
-    full = compare(pair, rows, options.rounds)
+    chosen = flags_of(options.flags_of, "peer_flags", rows)
+    full = compare(pair, rows, options.rounds, chosen)
     results = table(full.ours, full.theirs)
     if "decode_0" in rows:
         results.append(bandwidth_share(full.ours.values["decode_0"], limits.read_gb_s))
     if set(rows) >= set(DEFAULT_ROWS):
         results += osslo_only(pair, full.theirs.rss_gib)
+    small_flags: Mapping[str, Flags] = {}
     if set(rows) >= set(DEFAULT_ROWS) and not options.no_standin:
         small = Pair(peer.driver, stand_in(options.build, peer.quantize), pair.threads)
         pack_for(small)
-        results += stand_in_rows(small, options.rounds)
+        chosen = flags_of(options.flags_of, "standin_peer_flags", STAND_IN_ROWS)
+        found = compare(small, list(STAND_IN_ROWS), options.rounds, chosen)
+        results += stand_in_rows(found)
+        small_flags = found.flags
     for line in lines(results):
         say(line)
     say(f"experts per step and layer: {full.ours.experts_per_step}")
@@ -316,6 +338,7 @@ def main() -> None:
         "rows": records(results),
         "experts_per_step": full.ours.experts_per_step,
         "peer_flags": {name: asdict(choice) for name, choice in full.flags.items()},
+        "standin_peer_flags": {name: asdict(choice) for name, choice in small_flags.items()},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

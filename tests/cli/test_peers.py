@@ -5,6 +5,7 @@ The engines are a script that prints what engines print.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_a_full_run_has_all_rows(worker: Path) -> None:
     rows = peers.table(full.ours, full.theirs)
     rows.append(bandwidth_share(full.ours.values["decode_0"], 200.0))
     rows += peers.osslo_only(pair, full.theirs.rss_gib)
-    rows += peers.stand_in_rows(pair, 2)
+    rows += peers.stand_in_rows(peers.compare(pair, list(peers.STAND_IN_ROWS), 2))
     assert {entry.name for entry in rows} == set(GOALS) - {"decode_16384", "decode_32768"}
     assert len(rows) == len(GOALS) - 2
     by_name = {entry.name: entry for entry in rows}
@@ -103,3 +104,13 @@ def test_the_table_and_the_records() -> None:
 def test_a_worker_that_fails_is_told() -> None:
     with pytest.raises(peers.WorkerFailure, match="failed on"):
         peers.run_jobs([sys.executable, "-c", "raise SystemExit(3)"], ["start"])
+
+
+def test_flags_of_an_earlier_report_are_kept(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"peer_flags": {"decode_0": {"flash": 0, "repack": 1}}}))
+    kept = peers.flags_of(report, "peer_flags", ["decode_0"])
+    assert kept == {"decode_0": peers.Flags(flash=0, repack=1)}
+    assert peers.flags_of(None, "peer_flags", ["decode_0"]) is None
+    with pytest.raises(SystemExit, match="no flags for prefill_128"):
+        peers.flags_of(report, "peer_flags", ["decode_0", "prefill_128"])
