@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 
 from osslo.console.templating import CONTENT_SECURITY_POLICY
 from osslo.console.visit import admin, member, visit
-from tests.api.test_accounts_roles import every_route
+from tests.api.test_accounts_roles import Endpoint, every_route
 from tests.console.demo import LONG, MEMBER, OWNER, PASSWORD, Demo, build
 from tests.scripted import serving
 
@@ -27,22 +27,6 @@ PEOPLE = {"nobody": None, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
 GUARDS = (visit, member, admin)
 CLOSED = ("/console/playground", "/console/tester")
 """Pages that let strangers in only while nobody has an account."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A method and path, and the one dependency that guards it."""
-
-    method: str
-    path: str
-    guard: object
-
-    @property
-    def call_path(self) -> str:
-        return re.sub(r"\{[^}]+\}", "nonesuch", self.path)
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
-from osslo.accounts.ledger.reading import FirstToken, UsageFilter
-from osslo.accounts.ledger.records import UsageRecord
+from osslo.accounts.ledger.reading import FirstToken
 from osslo.accounts.records import Actor
+from osslo.api.accounts.usage_export import UsageLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Movement:
     amount_nanousd: int
 
 
-class Books(Protocol):
-    """Balances and usage."""
+class Books(UsageLog, Protocol):
+    """Balances and usage; `usage` lists requests."""
 
     async def balances(self, user_ids: Sequence[str]) -> Mapping[str, int]:
         """What each user can spend, in nano-dollars."""
@@ -78,13 +78,6 @@ class Books(Protocol):
 
     async def first_tokens(self, user_id: str, *, since: date) -> Sequence[FirstToken]:
         """How long the first tokens of the newest answers took."""
-        ...
-
-    async def usage(
-        self, wanted: UsageFilter, *, limit: int, after: str | None
-    ) -> Sequence[UsageRecord]:
-        """Requests, newest first, after the one called `after`; one more than `limit` if there are
-        more."""
         ...
 
     async def emails(self, user_ids: Collection[str]) -> dict[str, str]:

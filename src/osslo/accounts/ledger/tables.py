@@ -114,7 +114,18 @@ class UsageRow(Base):
     batch: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 
-class DailyUsageRow(Base):
+class _Sums:
+    """What requests used together."""
+
+    requests: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nanousd: Mapped[int] = mapped_column(BigInteger)
+
+
+class DailyUsageRow(_Sums, Base):
     """The usage of a day (UTC), added up in the same transactions; it stays when the requests'
     own rows are deleted."""
 
@@ -126,15 +137,9 @@ class DailyUsageRow(Base):
     key_id: Mapped[str] = mapped_column(_ID, primary_key=True)
     model: Mapped[str] = mapped_column(_MODEL, primary_key=True)
     protocol: Mapped[str] = mapped_column(_WORD, primary_key=True)
-    requests: Mapped[int] = mapped_column(BigInteger)
-    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
-    cached_tokens: Mapped[int] = mapped_column(BigInteger)
-    completion_tokens: Mapped[int] = mapped_column(BigInteger)
-    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
-    cost_nanousd: Mapped[int] = mapped_column(BigInteger)
 
 
-class HourlyUsageRow(Base):
+class HourlyUsageRow(_Sums, Base):
     """What the requests of an hour (UTC) used whose own rows were deleted: a request counts either
     here or by its row in `usage`, never by both."""
 
@@ -147,12 +152,6 @@ class HourlyUsageRow(Base):
     model: Mapped[str] = mapped_column(_MODEL, primary_key=True)
     protocol: Mapped[str] = mapped_column(_WORD, primary_key=True)
     batch: Mapped[bool] = mapped_column(Boolean, primary_key=True)
-    requests: Mapped[int] = mapped_column(BigInteger)
-    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
-    cached_tokens: Mapped[int] = mapped_column(BigInteger)
-    completion_tokens: Mapped[int] = mapped_column(BigInteger)
-    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
-    cost_nanousd: Mapped[int] = mapped_column(BigInteger)
 
 
 class ProcessRow(Base):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from osslo.accounts.ledger.reading import UsageFilter
 from osslo.accounts.permissions import check_manages
@@ -19,7 +19,7 @@ from osslo.accounts.records import Role
 from osslo.api.accounts import replies
 from osslo.api.accounts.books import WithLedger, check_sees, sees_all
 from osslo.api.accounts.requests import BODY_BYTES, Moment, moment
-from osslo.api.accounts.usage_export import csv_lines, json_lines, usage_row
+from osslo.api.accounts.usage_export import download, usage_row
 from osslo.api.body import StrictSchema, read_json
 from osslo.api.openapi import operation
 from osslo.api.query import PageQuery, read_query
@@ -200,14 +200,4 @@ async def usage_log(request: Request, who: MemberReading, ledger: WithLedger) ->
 async def export_usage(request: Request, who: MemberReading, ledger: WithLedger) -> Response:
     """All requests that the filters let through, as CSV or as one JSON array."""
     query = read_query(request, UsageExportQuery)
-    wanted = query.wanted(who)
-    as_csv = query.format == "csv"
-    lines = (csv_lines if as_csv else json_lines)(ledger.reader, wanted)
-    return StreamingResponse(
-        lines,
-        media_type="text/csv; charset=utf-8" if as_csv else "application/json",
-        headers={
-            "content-disposition": f'attachment; filename="osslo-usage.{query.format}"',
-            "cache-control": "no-store",
-        },
-    )
+    return download(ledger.reader, query.wanted(who), query.format)

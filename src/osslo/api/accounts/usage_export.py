@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
 
-from osslo.accounts.ledger.reading import LedgerReader, UsageFilter
+from starlette.responses import Response, StreamingResponse
+
+from osslo.accounts.ledger.reading import UsageFilter
 from osslo.accounts.ledger.records import UsageRecord
 
 COLUMNS = (
@@ -40,25 +42,48 @@ def usage_row(record: UsageRecord) -> dict[str, Any]:
     return row | {"at": record.at.isoformat(), "status": record.status.value}
 
 
-async def csv_lines(reader: LedgerReader, wanted: UsageFilter) -> AsyncIterator[str]:
-    """Everything that the filter lets through as CSV, newest first, some rows at a time."""
+class UsageLog(Protocol):
+    """Where requests are listed."""
+
+    async def usage(
+        self, wanted: UsageFilter, *, limit: int, after: str | None
+    ) -> Sequence[UsageRecord]:
+        """Requests, newest first, after the one called `after`; one more than `limit` if there are
+        more."""
+        ...
+
+
+def download(log: UsageLog, wanted: UsageFilter, kind: Literal["csv", "json"]) -> Response:
+    """Everything that the filter lets through, newest first, as a file: CSV or one JSON array."""
+    return StreamingResponse(
+        csv_lines(log, wanted) if kind == "csv" else json_lines(log, wanted),
+        media_type="text/csv; charset=utf-8" if kind == "csv" else "application/json",
+        headers={
+            "content-disposition": f'attachment; filename="osslo-usage.{kind}"',
+            "cache-control": "no-store",
+        },
+    )
+
+
+async def csv_lines(log: UsageLog, wanted: UsageFilter) -> AsyncIterator[str]:
+    """A table for spreadsheets, some rows at a time."""
     yield _csv([dict(zip(COLUMNS, COLUMNS, strict=True))])
-    async for rows in _parts(reader, wanted):
+    async for rows in _parts(log, wanted):
         yield _csv(rows)
 
 
-async def json_lines(reader: LedgerReader, wanted: UsageFilter) -> AsyncIterator[str]:
-    """The same as one JSON array, a row on each line."""
+async def json_lines(log: UsageLog, wanted: UsageFilter) -> AsyncIterator[str]:
+    """One JSON array, a row on each line."""
     lead = "[\n"
-    async for rows in _parts(reader, wanted):
+    async for rows in _parts(log, wanted):
         yield lead + ",\n".join(json.dumps(row) for row in rows)
         lead = ",\n"
     yield "\n]\n" if lead == ",\n" else "[]\n"
 
 
-async def _parts(reader: LedgerReader, wanted: UsageFilter) -> AsyncIterator[list[dict[str, Any]]]:
+async def _parts(log: UsageLog, wanted: UsageFilter) -> AsyncIterator[list[dict[str, Any]]]:
     after: str | None = None
-    while found := await reader.usage(wanted, limit=_AT_ONCE, after=after):
+    while found := await log.usage(wanted, limit=_AT_ONCE, after=after):
         shown = found[:_AT_ONCE]
         yield [usage_row(record) for record in shown]
         if len(found) <= _AT_ONCE:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
@@ -17,6 +14,7 @@ from starlette.responses import Response
 from osslo.accounts.ledger.reading import FAILURES, UsageFilter
 from osslo.accounts.ledger.records import Status, UsageRecord
 from osslo.accounts.records import Page
+from osslo.api.accounts.usage_export import download
 from osslo.console.routing import page_router
 from osslo.console.visit import Visit, member
 
@@ -24,7 +22,6 @@ router = page_router()
 Member = Annotated[Visit, Depends(member)]
 
 _SHOWN = 50
-_EXPORTED = 100_000
 _FIELDS = ("since", "until", "key", "model", "status")
 
 
@@ -88,66 +85,18 @@ async def usage_page(here: Member) -> Response:
 
 @router.get("/console/usage.csv")
 async def usage_csv(here: Member) -> Response:
-    """The same as a table for spreadsheets."""
-    rows = await _exported(here)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(_EXPORT))
-    writer.writeheader()
-    writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
-    return _download(text.getvalue(), "text/csv; charset=utf-8", "osslo-usage.csv")
+    """The same, all of it, as a table for spreadsheets."""
+    return download(here.books, _wanted(here), "csv")
 
 
 @router.get("/console/usage.json")
 async def usage_json(here: Member) -> Response:
     """The same as JSON."""
-    text = json.dumps(await _exported(here), indent=1)
-    return _download(text, "application/json", "osslo-usage.json")
+    return download(here.books, _wanted(here), "json")
 
 
-_EXPORT = (
-    "at",
-    "request_id",
-    "model",
-    "protocol",
-    "key_id",
-    "status",
-    "error",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "reasoning_tokens",
-    "cost_nanousd",
-    "first_token_ms",
-    "tokens_per_second",
-)
-
-
-async def _exported(here: Visit) -> list[dict[str, Any]]:
-    wanted = Filters.of(here.request.query_params).wanted(here.user.id)
-    rows: list[dict[str, Any]] = []
-    after: str | None = None
-    while len(rows) < _EXPORTED:
-        found = await here.books.usage(wanted, limit=1000, after=after)
-        rows += [_plain(record) for record in found[:1000]]
-        if len(found) <= 1000:
-            break
-        after = found[999].id
-    return rows
-
-
-def _plain(record: UsageRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _EXPORT}
-    return row | {"at": record.at.isoformat(), "status": record.status.value}
-
-
-def _harmless(value: Any) -> Any:
-    """A text that a spreadsheet does not take for a formula."""
-    return "'" + value if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
-
-
-def _download(text: str, media_type: str, name: str) -> Response:
-    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    return Response(text, media_type=media_type, headers=headers)
+def _wanted(here: Visit) -> UsageFilter:
+    return Filters.of(here.request.query_params).wanted(here.user.id)
 
 
 async def _key_names(here: Visit) -> dict[str, str]:
