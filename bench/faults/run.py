@@ -158,7 +158,8 @@ def _done(plan: RunPlan, tally: Tally, answers: list[dict[str, Any]]) -> list[Ro
 
     accepted = sum(each["status"] == 200 for each in answers)
     refused = [each for each in answers if each["status"] not in (0, 200)]
-    broken = [each for each in answers if each["status"] >= 500 and each["status"] != 503]
+    told = (503, 529)  # come back later, as OpenAI's protocols and Anthropic's say it
+    broken = [each for each in answers if each["status"] >= 500 and each["status"] not in told]
     return [
         at_least("requests", accepted, plan.requests),
         at_least("kills", tally.kills, plan.kills),
