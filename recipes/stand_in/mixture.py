@@ -39,9 +39,9 @@ HELD_OUT_INSTRUCTIONS = ("You work for a museum.", "Stay polite.", "Help the use
 class Shares:
     """How many of the groups are of each kind."""
 
-    functions: float = 0.54
-    plain: float = 0.24
-    builtin: float = 0.13
+    functions: float = 0.72
+    plain: float = 0.12
+    builtin: float = 0.07
     json: float = 0.09
 
 
@@ -106,11 +106,11 @@ class Mixture:
         self, source: random.Random, setting: Setting, tools: Sequence[DrawnTool]
     ) -> Conversation:
         share = source.random()
-        if share < 0.56:
+        if share < 0.69:
             asked = ask(source, self._split, source.choice(tools))
-            finished = source.random() < 0.25
+            finished = source.random() < 0.35
             return tasks.function_call(source, setting, self._split, asked, finished=finished)
-        if share < 0.74:
+        if share < 0.86:
             pair = self.answered(source)
             return tasks.declined(setting, pair.question, pair.answer, needs_tool=False)
         other = self._unserved(source, tools)

@@ -55,10 +55,10 @@ def by_peft(adapter: Path, merged: Merged, ids: tuple[int, ...]) -> Agreement:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(_load(base.path, mxfp4=packed), adapter).eval()
-    return _compare("peft", _logits(model, ids), _ours(_InFloat32(merged), ids))
+    return _compare("peft", _logits(model, ids), _ours(InFloat32(merged), ids))
 
 
-class _InFloat32:
+class InFloat32:
     """A merged model as `build_model` reads one."""
 
     def __init__(self, merged: Merged) -> None:
