@@ -32,6 +32,7 @@ class Order:
     scale: float
     seed: int
     failures: Failures
+    litellm: Path | None = None
 
     def count(self, full: int, least: int = 1) -> int:
         return max(least, round(full * self.scale))
@@ -43,7 +44,7 @@ ROWS: Mapping[str, Callable[[Order], Row]] = {
     "fuzz_5xx": lambda o: fuzz.run(o.count(10_000), o.count(20), o.seed, o.failures),
     "schema_violations": lambda o: asyncio.run(schemas.run(o.count(10_000), o.seed, o.failures)),
     "overload_errors": lambda o: overload.run(max(4.0, 60 * o.scale), o.seed, o.failures),
-    "added_ttft_p50_ms": lambda o: speed.ttft(o.count(400, 40), o.seed),
+    "added_ttft_p50_ms": lambda o: speed.ttft(o.count(400, 40), o.seed, o.litellm),
     "events_per_second": lambda o: speed.events(o.count(5)),
 }
 
@@ -53,6 +54,7 @@ def main() -> None:
     options.add_argument("--rows", help="names with commas; all if left out")
     options.add_argument("--scale", type=float, default=1.0, help="share of the samples")
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--litellm", type=Path, help="its program, to be measured beside us")
     options.add_argument("--out", type=Path, default=Path("build/conformance.json"))
     given = options.parse_args()
     names = given.rows.split(",") if given.rows else list(ROWS)
@@ -64,7 +66,7 @@ def main() -> None:
     for name in names:
         failures = Failures(name, given.out.parent / "conformance-failures")
         began = time.monotonic()
-        row = ROWS[name](Order(given.scale, given.seed, failures))
+        row = ROWS[name](Order(given.scale, given.seed, failures, given.litellm))
         took = time.monotonic() - began
         keep(row, given.out, seconds=took, seed=given.seed)
         print(shown(row, took, failures), flush=True)

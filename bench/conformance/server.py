@@ -34,7 +34,7 @@ from bench.conformance.stage import make_world
 from osslo.engine.backend import Backend
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
-from osslo.serve import http_config
+from osslo.serve import freeze_heap, http_config
 from osslo.settings import load_settings
 from osslo.types import (
     BackendStats,
@@ -213,6 +213,7 @@ async def serve(backend: Backend, folder: Path) -> None:
     running = _Server(http_config(made.app, settings))
     task = asyncio.create_task(running.serve())
     await asyncio.to_thread(running.listening.wait, 30)
+    freeze_heap()
     port = running.servers[0].sockets[0].getsockname()[1]
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{port}", "key": made.key}) + "\n")
     sys.stdout.flush()

@@ -13,8 +13,10 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from statistics import median, quantiles
 
+from bench.conformance.gateway import litellm
 from bench.conformance.rows import Row
 from bench.conformance.server import Running, server
 from bench.conformance.stage import MODEL
@@ -26,9 +28,10 @@ TARGET_TTFT_MS = 3.0
 TARGET_EVENTS = 1500.0
 
 
-def ttft(samples: int, seed: int) -> Row:
+def ttft(samples: int, seed: int, litellm_program: Path | None = None) -> Row:
     """Streams start at random moments while `STREAMS` of them run. Of each: the time from sending
-    the request to its first text, less the time that the engine took for it."""
+    the request to its first text, less the time that the engine took for it. Beside it what
+    LiteLLM's proxy adds, if its program is given."""
     with server("paced") as running:
         added = asyncio.run(_measure_ttft(running, samples, seed))
     cut = quantiles(added, n=20)
@@ -38,6 +41,11 @@ def ttft(samples: int, seed: int) -> Row:
         "streams": STREAMS,
         "tokens_per_second_each": 20,
     }
+    if litellm_program is not None:
+        with litellm(litellm_program) as running:
+            theirs = asyncio.run(_measure_ttft(running, samples, seed))
+        remarks["litellm_p50_ms"] = round(median(theirs), 2)
+        remarks["litellm_p95_ms"] = round(quantiles(theirs, n=20)[18], 2)
     return Row("added_ttft_p50_ms", round(median(added), 3), TARGET_TTFT_MS, len(added),
                remarks=remarks)  # fmt: skip
 

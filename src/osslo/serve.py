@@ -7,6 +7,7 @@ knows how the parts are made.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import secrets
 import signal
@@ -353,6 +354,13 @@ def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
+def freeze_heap() -> None:
+    """Let the garbage collector leave alone what was built by now, which stays until the end: a
+    full collection over it takes a tenth of a second, in which no stream moves."""
+    gc.collect()
+    gc.freeze()
+
+
 def run(server: Server, on_listening: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running requests finish for `drain_s` seconds.
 
@@ -371,6 +379,7 @@ def run(server: Server, on_listening: Callable[[str], None]) -> None:
     workers: list[Supervisor] = []
 
     def listening(url: str) -> None:
+        freeze_heap()
         on_listening(url)
         warming.start()
         watching.start()

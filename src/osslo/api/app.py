@@ -109,22 +109,22 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     services.metrics.watch(services.registry)
     install_error_handlers(app)
-    routers = (
-        health.router,
+    routers = (  # those that matter most first: routes are tried in this order
+        chat_completions.router,
+        responses.router,
+        messages.router,
+        completions.router,
+        complete.router,
+        moderations.router,
+        tokenize.router,
+        stored_completions.router,
+        conversations.router,
         models.router,
         adapters.router,
-        chat_completions.router,
-        stored_completions.router,
-        completions.router,
-        tokenize.router,
         files.router,
         batches.router,
         fine_tuning.router,
-        responses.router,
-        moderations.router,
-        conversations.router,
-        messages.router,
-        complete.router,
+        health.router,
         *management.routers,
         docs.router,
     )
