@@ -256,6 +256,39 @@ def test_one_does_not_reach_the_keys_of_another(stage: Stage) -> None:
         assert theirs == []
 
 
+def test_saving_a_key_unchanged_changes_nothing(stage: Stage) -> None:
+    """Also what the form shows by the day, or in dollars and cents."""
+    rules = {
+        "name": "precise",
+        "expires_at": 1_900_000_000,
+        "spending_limit_nanousd": 1_234_567,
+        "spending_period": "weekly",
+        "networks": ["10.0.0.0/8"],
+        "requests_per_minute": 7,
+    }
+    with stage.signed_in(MEMBER) as client:
+        csrf = client.get("/v1/me").json()["csrf"]
+        made = client.post("/v1/keys", json=rules, headers={"x-csrf-token": csrf}).json()["key"]
+        page = client.get(f"/console/keys?edit={made['id']}").text
+        form = page[page.index(f'action="/console/keys/{made["id"]}"') :]
+        form = form[: form.index("</form>")]
+        tags = re.findall(r"<input [^>]*>", form)
+        fields = {
+            named[1]: value
+            for tag in tags
+            if (named := re.search(r'name="(\w+)"', tag))
+            for value in re.findall(r' value="([^"]*)"', tag)
+            if "disabled" not in tag
+        }
+        chosen = re.findall(r'<select[^>]* name="(\w+)".*?</select>', form, re.S)
+        assert set(chosen) == {"period", "guard"}
+        fields |= {"period": "weekly", "guard": ""}
+        saved = client.post(f"/console/keys/{made['id']}", data=fields)
+        assert saved.headers["location"].endswith("done=key-changed")
+        kept = client.get(f"/v1/keys/{made['id']}").json()
+    assert kept == made
+
+
 @pytest.mark.parametrize("hostile", ["' OR '1'='1", "x'; DROP TABLE users; --", "%", "\\"])
 def test_sql_in_what_is_typed_finds_nothing_and_breaks_nothing(stage: Stage, hostile: str) -> None:
     with stage.signed_in(OWNER) as client:

@@ -18,6 +18,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from osslo.accounts.ledger.money import show_usd
+
 STATIC_PATH = "/console/static"
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -102,6 +104,11 @@ def isoformat(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="seconds")
 
 
+def dollars(nanousd: int) -> str:
+    """An exact amount as number fields take it: `0.00`, `12.345`."""
+    return show_usd(nanousd).replace("$", "").replace(",", "")
+
+
 def build_environment() -> Environment:
     """The environment of all templates."""
     environment = Environment(
@@ -113,6 +120,7 @@ def build_environment() -> Environment:
     )
     environment.globals["static"] = static_url
     environment.filters |= {
+        "dollars": dollars,
         "money": money,
         "per_million": per_million,
         "number": number,

@@ -67,7 +67,7 @@ async def change_key(key_id: str, here: Member) -> Response:
     form = await here.form()
     key = await here.accounts.keys.get(here.actor, key_id)
     try:
-        rules = replace(rules_of(form), management=key.rules.management)
+        rules = _unless_asked_otherwise(rules_of(form), key.rules)
         await here.accounts.keys.change(here.actor, key_id, rules)
     except OssloError as error:
         return await _page(here, editing=key, error=error)
@@ -146,6 +146,15 @@ def _limits(rules: KeyRules) -> list[str]:
         parts += rules.models
     parts += rules.networks
     return parts
+
+
+def _unless_asked_otherwise(asked: KeyRules, before: KeyRules) -> KeyRules:
+    """What was asked for, with what the form cannot say as it was: the right to manage, and the
+    moment of a day on which the key ends."""
+    expires_at, ends = asked.expires_at, before.expires_at
+    if expires_at is not None and ends is not None and expires_at.date() == ends.date():
+        expires_at = ends
+    return replace(asked, management=before.management, expires_at=expires_at)
 
 
 # --- the form -----------------------------------------------------------------------------------
