@@ -246,10 +246,12 @@ def test_models_show_their_memory_plan_and_adapters(owner: Visitor) -> None:
 
 
 def test_a_fetch_that_fails_is_told_when_it_has(owner: Visitor) -> None:
-    """The demo is offline; the page looks again by itself until the fetch has ended."""
+    """The demo is offline; the page looks again by itself until the fetch has ended. That
+    somebody began it is on record."""
     page = owner.go("/console/admin/models")
     page.get_by_role("button", name="Fetch").click()
     expect(page.get_by_text("could not be fetched")).to_be_visible()
+    expect(owner.go("/console/admin/audit").get_by_text("model.pull").first).to_be_visible()
 
 
 # --- tester ---------------------------------------------------------------------------------------

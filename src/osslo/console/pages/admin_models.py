@@ -31,7 +31,9 @@ async def pull(here: Admin) -> Response:
     try:
         if here.console.pulls is None:
             raise ConflictError("This server runs without a folder for models.")
-        here.console.pulls.begin(text_of(form, "name"))
+        name = text_of(form, "name")
+        here.console.pulls.begin(name)
+        await _note(here, "model.pull", name)
     except OssloError as error:
         return await _page(here, error=error)
     return go("/console/admin/models", done="pulling")
@@ -41,8 +43,10 @@ async def pull(here: Admin) -> Response:
 async def cancel_pull(here: Admin) -> Response:
     """Stop fetching; what has come is kept for the next time."""
     await here.form()
-    if here.console.pulls is not None:
+    state = _pull(here)
+    if here.console.pulls is not None and state is not None and state.running:
         here.console.pulls.cancel()
+        await _note(here, "model.pull_cancel", state.name)
     return go("/console/admin/models")
 
 
@@ -85,6 +89,11 @@ def _adapters(model: ServedModel) -> list[tuple[str, datetime]]:
         (f"{model.id}:{name}", datetime.fromtimestamp(created, UTC))
         for name, created in model.adapters.offered()
     ]
+
+
+async def _note(here: Visit, act: str, name: str) -> None:
+    async with here.accounts.context.change() as session:
+        await here.accounts.context.note(session, here.actor, act, name[:100])
 
 
 def _pull(here: Visit) -> Pull | None:
