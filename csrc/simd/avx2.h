@@ -39,10 +39,26 @@ inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t
   }
 }
 
-inline __m256i add_pairs(__m256i sums, __m256i w, __m256i x) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
+template <int N>
+inline void dot_q8(const int8_t* weights, const int16_t* const* x, I8* out) {
+  // Widened, a register holds 4 rows of 4 columns: two lanes a row, added up at the end.
+  __m256i low[N], high[N];
+  for (int i = 0; i < 8; ++i) {
+    const auto* p = reinterpret_cast<const __m128i*>(weights + 32 * i);
+    const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+    const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1));
+    for (int n = 0; n < N; ++n) {
+      int64_t columns;
+      std::memcpy(&columns, x[n] + 4 * i, 8);
+      const __m256i a = _mm256_set1_epi64x(columns);
+      const __m256i p0 = _mm256_madd_epi16(w0, a);
+      const __m256i p1 = _mm256_madd_epi16(w1, a);
+      low[n] = i == 0 ? p0 : _mm256_add_epi32(low[n], p0);
+      high[n] = i == 0 ? p1 : _mm256_add_epi32(high[n], p1);
+    }
+  }
+  for (int n = 0; n < N; ++n)
+    out[n] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[n], high[n]), 0xd8);
 }
 
 }  // namespace osslo::avx2
-
-#include "simd/dot_q8.h"

@@ -24,8 +24,25 @@ inline void dot_mxfp4(const uint8_t* weights, const uint8_t* table, const int8_t
   }
 }
 
-inline __m256i add_pairs(__m256i sums, __m256i w, __m256i x) {
-  return _mm256_dpwssd_epi32(sums, w, x);
+template <int N>
+inline void dot_q8(const int8_t* weights, const int16_t* const* x, I8* out) {
+  // Widened, a register holds 4 rows of 4 columns: two lanes a row, added up at the end.
+  __m256i low[N], high[N];
+  for (int n = 0; n < N; ++n) low[n] = high[n] = _mm256_setzero_si256();
+  for (int i = 0; i < 8; ++i) {
+    const auto* p = reinterpret_cast<const __m128i*>(weights + 32 * i);
+    const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+    const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p + 1));
+    for (int n = 0; n < N; ++n) {
+      int64_t columns;
+      std::memcpy(&columns, x[n] + 4 * i, 8);
+      const __m256i a = _mm256_set1_epi64x(columns);
+      low[n] = _mm256_dpwssd_epi32(low[n], w0, a);
+      high[n] = _mm256_dpwssd_epi32(high[n], w1, a);
+    }
+  }
+  for (int n = 0; n < N; ++n)
+    out[n] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[n], high[n]), 0xd8);
 }
 
 // Sixteen float lanes as two parts of eight, each operation as in x86.h; see EightLanes.
@@ -82,5 +99,3 @@ struct SixteenLanes {
 };
 
 }  // namespace osslo::OSSLO_SIMD
-
-#include "simd/dot_q8.h"
