@@ -104,8 +104,8 @@ void unpack_pair(const MatmulTask& t, int panel, bool second, const Scratch& s) 
   const size_t begin = t.weights->scales_bytes();
   const auto blocks = static_cast<size_t>(t.weights->blocks());
   for (size_t i = 0; i < blocks; ++i) {
-    prefetch_block<Weights>(a + begin + Weights::bytes * i, 2 * panel_bytes);
-    prefetch_block<Weights>(b + begin + Weights::bytes * i, 2 * panel_bytes);
+    prefetch(a + 2 * panel_bytes + begin + Weights::bytes * i, Weights::bytes);
+    prefetch(b + 2 * panel_bytes + begin + Weights::bytes * i, Weights::bytes);
     Pair::unpack(a + begin + Weights::bytes * i, b + begin + Weights::bytes * i,
                  s.weights + kBlockTile * i);
     store(s.scales + kPairRows * i, Weights::scale(a + Weights::scale_bytes * i));

@@ -98,12 +98,11 @@ F8 add_outliers(const MatmulTask& t, const uint8_t* panel, ptrdiff_t row, F8 acc
   return acc;
 }
 
-// Asks for the block that lies `ahead` bytes behind the one at `weights`: the hardware's own streams
-// stop at every 4 KiB page. How far is best depends on the processor (kPrefetchBytes of each set).
-template <class Weights>
-void prefetch_block(const uint8_t* weights, size_t ahead) {
-  for (size_t line = 0; line < Weights::bytes; line += 64)
-    __builtin_prefetch(weights + ahead + line);
+// Asks for memory ahead of use: the hardware's own streams stop at every 4 KiB page. How far is best
+// depends on the processor (kPrefetchBytes of each set). A panel is asked for as it lies: its scales
+// at its start, then block by block.
+inline void prefetch(const uint8_t* from, size_t bytes) {
+  for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(from + line);
 }
 
 // One panel of MXFP4 against N tokens of int8.
@@ -121,7 +120,7 @@ void int8_mxfp4_tile(const MatmulTask& t, const uint8_t* panel, int panel_index,
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b, weights += Mxfp4Blocks::bytes) {
-    prefetch_block<Mxfp4Blocks>(weights, kPrefetchBytes);
+    prefetch(weights + kPrefetchBytes, Mxfp4Blocks::bytes);
     int32_t offsets[N];
     for (int n = 0; n < N; ++n) offsets[n] = x_scale[n][b].offset;
     I8 products[N];
@@ -151,7 +150,7 @@ void int16_q8_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, i
     acc[n] = zero();
   }
   for (int b = 0; b < blocks; ++b, weights += Q8Blocks::bytes) {
-    prefetch_block<Q8Blocks>(weights, kPrefetchBytes);
+    prefetch(weights + kPrefetchBytes, Q8Blocks::bytes);
     I8 products[N];
     dot_q8<N>(reinterpret_cast<const int8_t*>(weights), x, products);
     const F8 scale = Q8Blocks::scale(panel + Q8Blocks::scale_bytes * static_cast<size_t>(b));
@@ -241,6 +240,7 @@ void matmul(const MatmulTask& t) {
     const int end = begin + kTokenBlock < t.tokens ? begin + kTokenBlock : t.tokens;
     for (int p = t.panel_begin; p < t.panel_end; ++p) {
       const uint8_t* panel = t.weights->data + panel_bytes * static_cast<size_t>(p);
+      prefetch(panel + kPrefetchBytes, t.weights->scales_bytes());
       int i = begin;
       for (; i + 4 <= end; i += 4) tiles.four(t, panel, p, i);
       for (; i < end; ++i) tiles.one(t, panel, p, i);

@@ -47,11 +47,16 @@ struct PanelPair {
     const size_t place = scales_bytes + Weights::bytes * block + at;
     return two_halves(first + place, second + place);
   }
-  // The same block of the pair that comes `pairs` later.
-  void prefetch(size_t block, size_t pairs) const {
-    const size_t place = scales_bytes + Weights::bytes * block;
-    prefetch_block<Weights>(first + place, 2 * pairs * panel_bytes);
-    prefetch_block<Weights>(second + place, 2 * pairs * panel_bytes);
+  // Ask for the scales, or a block, of the pair that comes `pairs` later.
+  void prefetch_scales(size_t pairs) const { prefetch_both(0, scales_bytes, pairs); }
+  void prefetch_block(size_t block, size_t pairs) const {
+    prefetch_both(scales_bytes + Weights::bytes * block, Weights::bytes, pairs);
+  }
+
+ private:
+  void prefetch_both(size_t at, size_t bytes, size_t pairs) const {
+    prefetch(first + at + 2 * pairs * panel_bytes, bytes);
+    prefetch(second + at + 2 * pairs * panel_bytes, bytes);
   }
 };
 
@@ -172,7 +177,10 @@ template <class Kind, int H, int N>
 void pairs_tile(const MatmulTask& t, int panel, bool both, int token) {
   const auto blocks = static_cast<size_t>(t.weights->blocks());
   typename Kind::Pair pairs[H];
-  for (int h = 0; h < H; ++h) pairs[h].point_at(*t.weights, panel + 2 * h, both);
+  for (int h = 0; h < H; ++h) {
+    pairs[h].point_at(*t.weights, panel + 2 * h, both);
+    pairs[h].prefetch_scales(H);
+  }
   const typename Kind::Value* x[N];
   const typename Kind::Scale* x_scale[N];
   F16 acc[N][H];
@@ -184,7 +192,7 @@ void pairs_tile(const MatmulTask& t, int panel, bool both, int token) {
   }
   for (size_t b = 0; b < blocks; ++b) {
     __m512i sums[N][H];
-    for (int h = 0; h < H; ++h) pairs[h].prefetch(b, H);
+    for (int h = 0; h < H; ++h) pairs[h].prefetch_block(b, H);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
 #pragma GCC unroll 2

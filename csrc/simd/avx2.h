@@ -6,7 +6,7 @@
 
 namespace osslo::avx2 {
 
-// See prefetch_block. On Milan 512 to 2048 bytes do alike, 4 KiB and more less (docs/perf.md).
+// See prefetch. On Milan 512 to 2048 bytes do alike, 4 KiB and more less (docs/perf.md).
 constexpr size_t kPrefetchBytes = 1024;
 
 // Sums of pairs stay in 16 bits to the end. They may wrap round on the way (8 pairs of at most

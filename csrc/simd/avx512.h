@@ -9,7 +9,7 @@
 
 namespace osslo::OSSLO_SIMD {
 
-// See prefetch_block. On Zen 5, one thread reads MXFP4 panels at 22 GB/s with 1 KiB, 35 with 8 and 42
+// See prefetch. On Zen 5, one thread reads MXFP4 panels at 22 GB/s with 1 KiB, 35 with 8 and 42
 // with 12; 16 and 24 do alike (docs/perf.md).
 constexpr size_t kPrefetchBytes = 12288;
 

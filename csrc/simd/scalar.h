@@ -10,7 +10,7 @@
 
 namespace osslo::scalar {
 
-// See prefetch_block.
+// See prefetch.
 constexpr size_t kPrefetchBytes = 1024;
 
 struct F8 {
