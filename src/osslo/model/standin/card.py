@@ -62,8 +62,8 @@ _NO_FORM = """\
 - It was not tuned on harmony: it does not choose channels, reason in `analysis` or call tools by
   itself. A grammar keeps its output in form."""
 _FORM = """\
-- It was tuned on few conversations of narrow kinds: it often calls the wrong tool, or with wrong
-  arguments, and what it writes as reasoning is a habit, not thought."""
+- It was tuned on few conversations of narrow kinds: it often calls a tool with wrong arguments,
+  and what it writes as reasoning is a habit, not thought."""
 
 
 def model_card(*, tuned: bool) -> str:
