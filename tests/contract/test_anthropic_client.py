@@ -244,6 +244,17 @@ def test_closing_a_stream_stops_the_generation(
     assert stage.backend.abandoned.wait(10)
 
 
+def test_closing_an_old_completions_stream_stops_the_generation(start_server: StartServer) -> None:
+    begun = VOCABULARY.tokens("<|channel|>final<|message|>Os")
+    url, stage = start_server(script=Script((begun, Gate())))
+    prompt = "\n\nHuman: Hi\n\nAssistant:"
+    body = {"model": "gpt-oss-20b", "prompt": prompt, "max_tokens_to_sample": 9, "stream": True}
+    headers = {"x-api-key": KEY}
+    with httpx.stream("POST", url + "/v1/complete", json=body, headers=headers) as reply:
+        assert any('"completion":"O"' in line for line in reply.iter_lines())
+    assert stage.backend.abandoned.wait(10)
+
+
 def test_silence_is_a_ping(start_server: StartServer) -> None:
     gate = Gate()
     steps = (Prefill(1, 2), gate, VOCABULARY.tokens(FINAL))

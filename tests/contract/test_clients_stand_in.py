@@ -35,6 +35,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from osslo.serve import Server, build
 from osslo.settings import load_settings
+from tests.contract.conftest import Node
 from tests.scripted import serving
 
 pytestmark = pytest.mark.model
@@ -121,6 +122,16 @@ async def test_openai_responses(client: openai.AsyncOpenAI) -> None:
         pieces = [e.delta async for e in stream if e.type == "response.output_text.delta"]
         final = await stream.get_final_response()
     assert "".join(pieces) == final.output_text
+
+
+def test_openai_for_node(site: tuple[str, str], node: Node) -> None:
+    url, key = site
+    seen = node(url, "stand_in", key)
+    assert seen["text"] == seen["streamed"] != ""
+    assert list(seen["call"]) == ["city"]
+    assert list(seen["city"]) == ["name", "country"]
+    assert seen["followed"] in ("completed", "incomplete")
+    assert (seen["aborted"], seen["error"]) == (True, "BadRequestError")
 
 
 async def test_cancelling_frees_the_engine(client: openai.AsyncOpenAI, site: Any) -> None:

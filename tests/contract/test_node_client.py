@@ -1,66 +1,21 @@
 """The official `openai` client for Node against a real server.
 
-Node is needed for these tests only. The client is installed as its lock file says, into a folder
-under build/ that is named by that file's content.
+Node is needed for these tests only; the fixture installs the client.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from osslo.errors import EngineError
 from osslo.types import FinishReason
-from tests.api.conftest import KEY
 from tests.api.test_chat_completions import CALL
-from tests.contract.conftest import StartServer
+from tests.contract.conftest import Node, StartServer
 from tests.scripted import ByteVocabulary, Gate, Script
 
-HERE = Path(__file__).parent / "node"
-FILES = ("package.json", "package-lock.json", "client.mjs")
 VOCABULARY = ByteVocabulary()
-Node = Callable[[str, str], Any]
-
-
-@pytest.fixture(scope="module")
-def installed(build_cache: Path) -> Path:
-    """The folder with the client and the scenarios."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("platform: there is no Node here")
-    content = b"".join((HERE / name).read_bytes() for name in FILES)
-    folder = build_cache / f"node-client-{hashlib.sha256(content).hexdigest()[:16]}"
-    if not folder.exists():
-        scratch = folder.with_suffix(f".{os.getpid()}")
-        scratch.mkdir()
-        for name in FILES:
-            shutil.copy(HERE / name, scratch)
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
-        subprocess.run(command, cwd=scratch, check=True, timeout=120)
-        scratch.rename(folder)
-    return folder
-
-
-@pytest.fixture
-def node(installed: Path) -> Node:
-    """Run one scenario against a base URL; what it saw."""
-
-    def run(url: str, scenario: str) -> Any:
-        command = ["node", "client.mjs", url + "/v1", KEY, scenario]
-        done = subprocess.run(
-            command, cwd=installed, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    return run
 
 
 def test_chat(start_server: StartServer, node: Node) -> None:

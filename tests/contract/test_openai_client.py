@@ -182,6 +182,16 @@ def test_closing_a_stream_stops_the_generation(
     assert stage.backend.abandoned.wait(10)
 
 
+def test_closing_a_legacy_stream_stops_the_generation(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    url, stage = start_server(script=Script((VOCABULARY.tokens(" upon"), Gate())))
+    stream = openai_client(url).completions.create(model="gpt-oss-20b", prompt="Once", stream=True)
+    assert next(iter(stream)).choices[0].text
+    stream.close()
+    assert stage.backend.abandoned.wait(10)
+
+
 def test_a_client_that_gives_up_on_a_whole_answer_stops_the_generation(
     start_server: StartServer, openai_client: Client
 ) -> None:

@@ -228,3 +228,14 @@ def test_nobody_reads_what_another_keeps(client: openai.OpenAI) -> None:
     stranger = client.with_options(api_key=KEY + "x")
     with pytest.raises(openai.AuthenticationError):
         stranger.responses.retrieve(reply.id)
+
+
+def test_closing_a_stream_stops_the_generation(
+    start_server: StartServer, openai_client: Client
+) -> None:
+    begun = ByteVocabulary().tokens("<|channel|>final<|message|>Os")
+    url, stage = start_server(script=Script((begun, Gate())))
+    stream = openai_client(url).responses.create(model="gpt-oss-20b", input="Hi", stream=True)
+    assert any(event.type == "response.output_text.delta" for event in stream)
+    stream.close()
+    assert stage.backend.abandoned.wait(10)

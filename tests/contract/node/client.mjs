@@ -3,7 +3,7 @@
 import OpenAI from "openai";
 
 const [, , baseURL, apiKey, scenario] = process.argv;
-const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 20_000 });
+const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 60_000 });
 const model = "gpt-oss-20b";
 const messages = [{ role: "user", content: "What is the capital of Norway?" }];
 const parameters = {
@@ -123,6 +123,41 @@ const scenarios = {
       if (chunk.choices[0]?.delta?.content) break; // leaving the loop aborts the request
     }
     return { aborted: stream.controller.signal.aborted };
+  },
+
+  // What a small model says is not judged, only its form.
+  async stand_in() {
+    const ask = { model, messages, max_tokens: 400, temperature: 0 };
+    const whole = await client.chat.completions.create(ask);
+    const streamed = await client.chat.completions.stream(ask).finalChatCompletion();
+    const silent = { ...ask, reasoning_effort: "none" };
+    const called = await client.chat.completions.create({
+      ...silent,
+      tools,
+      tool_choice: "required",
+    });
+    const brief = { type: "string", maxLength: 12 };
+    const small = { ...schema, properties: { name: brief, country: brief } };
+    const format = { type: "json_schema", name: "city", schema: small, strict: true };
+    const given = { model, max_output_tokens: 400, temperature: 0, reasoning: { effort: "none" } };
+    const formed = await client.responses.create({ ...given, input: "Oslo?", text: { format } });
+    const followed = await client.responses
+      .stream({ ...given, input: "Why?", previous_response_id: formed.id })
+      .finalResponse();
+    const stream = await client.chat.completions.create({ ...ask, stream: true });
+    for await (const chunk of stream) {
+      if (chunk.choices[0]?.delta?.reasoning) break;
+    }
+    const long = client.chat.completions.create({ ...ask, max_tokens: 5000 });
+    return {
+      text: whole.choices[0].message.content,
+      streamed: streamed.choices[0].message.content,
+      call: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments),
+      city: JSON.parse(formed.output_text),
+      followed: followed.status,
+      aborted: stream.controller.signal.aborted,
+      error: await long.catch((error) => error.constructor.name),
+    };
   },
 };
 
