@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 540, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 2, 52, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 2, 68, 10, 26
 _TICKS = 4
 _LABELS = 6
 MAX_SERIES = 5
@@ -63,10 +63,12 @@ class BarChart:
         return [whole(values) for values in zip(*(s.values for s in self.series), strict=True)]
 
     def _axis(self, top: float) -> list[str]:
-        parts = []
+        parts, before = [], ""
         for tick in range(_TICKS + 1):
             y = _y(top * tick / _TICKS, top)
-            label = escape(self.text(top * tick / _TICKS))
+            text = self.text(top * tick / _TICKS)
+            label = "" if text == before else escape(text)  # one request has no quarters
+            before = text
             parts.append(
                 f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                 f'<text x="{WIDTH - _RIGHT + 6}" y="{y + 4:.1f}">{label}</text>'
