@@ -63,12 +63,12 @@ class BarChart:
         return [whole(values) for values in zip(*(s.values for s in self.series), strict=True)]
 
     def _axis(self, top: float) -> list[str]:
-        parts, before = [], ""
-        for tick in range(_TICKS + 1):
+        texts = [self.text(top * tick / _TICKS) for tick in range(_TICKS + 1)]
+        parts = []
+        for tick, text in enumerate(texts):
             y = _y(top * tick / _TICKS, top)
-            text = self.text(top * tick / _TICKS)
-            label = "" if text == before else escape(text)  # one request has no quarters
-            before = text
+            told = 0 < tick < _TICKS and text in (texts[0], texts[-1], texts[tick - 1])
+            label = "" if told else escape(text)  # one request has no quarters
             parts.append(
                 f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                 f'<text x="{WIDTH - _RIGHT + 6}" y="{y + 4:.1f}">{label}</text>'
