@@ -16,6 +16,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 
 from osslo.api.body import StrictSchema, read_json
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.services import WithServices
 from osslo.api.sessions import Admin, Owner, Principal, WithAccounts
@@ -72,11 +73,7 @@ async def list_adapters(who: Admin, services: WithServices) -> JSONResponse:  # 
     pool = services.adapters
     found = [] if pool is None else await asyncio.to_thread(_look, pool)
     data = [_reply(status) for status in found]
-    ends = {
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-    }
-    return JSONResponse({"object": "list", "data": data, **ends, "has_more": False})
+    return JSONResponse(page_fields(data, has_more=False))
 
 
 @router.post(

@@ -1,9 +1,9 @@
-"""Pieces of answers that chat completions and completions have in common."""
+"""Pieces of answers that several of OpenAI's protocols have in common."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import osslo
@@ -55,3 +55,14 @@ def obfuscated(chunk: dict[str, Any]) -> dict[str, Any]:
     """`chunk`, padded with random text so that its length says little of the text's."""
     missing = -len(compact_json(chunk)) % _OBFUSCATION_BYTES
     return {**chunk, "obfuscation": secrets.token_hex(_OBFUSCATION_BYTES)[:missing]}
+
+
+def page_fields(entries: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A page of a list of what has an id."""
+    return {
+        "object": "list",
+        "data": [dict(entry) for entry in entries],
+        "first_id": entries[0]["id"] if entries else None,
+        "last_id": entries[-1]["id"] if entries else None,
+        "has_more": has_more,
+    }

@@ -15,9 +15,8 @@ from datetime import UTC, datetime, timedelta
 from osslo.accounts.rates import Admitted, RateLimiter, Standing, Subject, Window, subjects_of
 from osslo.accounts.service import Accounts
 from osslo.chat.events import TurnEnded
-from osslo.chat.metering import Bill, Charge, Meter
+from osslo.chat.metering import Bill, Charge, ForwardedCharge, Meter
 from osslo.errors import OssloError, RateLimitError
-from osslo.types import Usage
 
 
 class RateHeaders:
@@ -99,20 +98,9 @@ class LimitedMeter:
 
 
 @dataclass(frozen=True, slots=True)
-class _LimitedCharge:
-    inner: Charge
+class _LimitedCharge(ForwardedCharge):
     admitted: Admitted
     meter: LimitedMeter
-
-    @property
-    def max_tokens(self) -> int:
-        return self.inner.max_tokens
-
-    def progress(self, usage: Usage, *, cached_known: bool) -> None:
-        self.inner.progress(usage, cached_known=cached_known)
-
-    async def keep_up(self) -> None:
-        await self.inner.keep_up()
 
     def settle(self, ended: TurnEnded) -> None:
         self.meter.finish(self.admitted, ended.usage.completion_tokens)

@@ -87,6 +87,23 @@ class FreeCharge:
         """Nothing was reserved."""
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardedCharge:
+    """Another charge, for those that do something more when it ends."""
+
+    inner: Charge
+
+    @property
+    def max_tokens(self) -> int:
+        return self.inner.max_tokens
+
+    def progress(self, usage: Usage, *, cached_known: bool) -> None:
+        self.inner.progress(usage, cached_known=cached_known)
+
+    async def keep_up(self) -> None:
+        await self.inner.keep_up()
+
+
 class FreeMeter:
     """Nothing is counted and nothing costs."""
 

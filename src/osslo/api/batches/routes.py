@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 from osslo.api.auth import Caller, WithCaller
 from osslo.api.batches.schema import MAX_WINDOW_HOURS, BatchCreateRequest, BatchReply
 from osslo.api.body import read_json
-from osslo.api.files.routes import files_of, page_fields
+from osslo.api.files.routes import files_of
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.query import PageQuery, read_query
 from osslo.api.services import Services, WithServices

@@ -18,6 +18,7 @@ from osslo.api.chat_completions.reply_schema import (
     StoredMessagePage,
 )
 from osslo.api.chat_completions.schema import ChatCompletionRequest, InputMessage
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.query import PageQuery, read_query
 from osslo.api.services import Services, WithServices
@@ -82,7 +83,8 @@ async def list_chat_completions(
         limit=query.limit,
         order=query.order,
     )
-    return _page([dict(kept.body) for kept in page.items], has_more=page.has_more)
+    bodies = [kept.body for kept in page.items]
+    return JSONResponse(page_fields(bodies, has_more=page.has_more))
 
 
 @router.get(
@@ -145,7 +147,7 @@ async def list_chat_completion_messages(
         messages.reverse()
     start = _after(messages, query.after)
     page = messages[start : start + query.limit]
-    return _page(page, has_more=start + query.limit < len(messages))
+    return JSONResponse(page_fields(page, has_more=start + query.limit < len(messages)))
 
 
 def _after(messages: Sequence[Any], after: str | None) -> int:
@@ -155,18 +157,6 @@ def _after(messages: Sequence[Any], after: str | None) -> int:
         if message["id"] == after:
             return index + 1
     raise NotFoundError(f"There is no message {after!r} here.", param="after")
-
-
-def _page(data: Sequence[Any], *, has_more: bool) -> JSONResponse:
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": has_more,
-        }
-    )
 
 
 def _stored_message(message: InputMessage, message_id: str) -> dict[str, Any]:

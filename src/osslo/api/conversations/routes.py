@@ -20,12 +20,12 @@ from osslo.api.conversations.schema import (
     IncludeQuery,
     NewItems,
 )
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.query import read_query
 from osslo.api.responses.item_schema import InputItem
 from osslo.api.responses.items import kept_items, references
 from osslo.api.responses.reply_schema import InputItemsReply
-from osslo.api.responses.routes import item_list
 from osslo.api.responses.running import conversation_store, response_store
 from osslo.api.responses.schema import ItemsQuery
 from osslo.api.services import Services, WithServices
@@ -127,7 +127,7 @@ async def create_conversation_items(
     body = await read_json(request, NewItems, limit_bytes=services.limits.max_body_bytes)
     items = await _new_items(body.items, services, caller.tenant)
     await conversation_store(services).add_items(caller.tenant, conversation_id, items)
-    return JSONResponse(item_list(items, has_more=False))
+    return JSONResponse(page_fields(items, has_more=False))
 
 
 @router.get(
@@ -143,7 +143,7 @@ async def list_conversation_items(
     page = await conversation_store(services).items(
         caller.tenant, conversation_id, after=query.after, limit=query.limit, order=query.order
     )
-    return JSONResponse(item_list(page.items, has_more=page.has_more))
+    return JSONResponse(page_fields(page.items, has_more=page.has_more))
 
 
 @router.get(

@@ -12,6 +12,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from osslo.api.auth import WithCaller
 from osslo.api.files.schema import FileListQuery, FileReply, FileUpload
 from osslo.api.files.upload import check_json_lines, receive
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.query import read_query
 from osslo.api.services import Services, WithServices
@@ -149,15 +150,4 @@ def file_fields(file: StoredFile) -> dict[str, Any]:
         "purpose": file.purpose,
         "status": "processed",
         "status_details": None,
-    }
-
-
-def page_fields(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """A page of a list as OpenAI's clients read it."""
-    return {
-        "object": "list",
-        "data": items,
-        "first_id": items[0]["id"] if items else None,
-        "last_id": items[-1]["id"] if items else None,
-        "has_more": has_more,
     }

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from osslo.api.auth import Caller, WithCaller
 from osslo.api.body import read_json
-from osslo.api.files.routes import files_of, page_fields
+from osslo.api.files.routes import files_of
 from osslo.api.fine_tuning.schema import (
     FineTuningCreateRequest,
     FineTuningReply,
@@ -22,6 +22,7 @@ from osslo.api.fine_tuning.schema import (
     TuningCheckpointReply,
     TuningEventReply,
 )
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import operation
 from osslo.api.query import PageQuery, read_query
 from osslo.api.services import Services, WithServices

@@ -20,7 +20,7 @@ from osslo.api.responses.live import BackgroundJob, LiveResponse
 from osslo.api.responses.log import Cut, Step
 from osslo.api.responses.places import FairPlaces
 from osslo.chat.events import TurnEnded, TurnStarted
-from osslo.chat.metering import Bill, Charge, Meter
+from osslo.chat.metering import Bill, Charge, ForwardedCharge, Meter
 from osslo.errors import EngineError, NotFoundError, OssloError, OverloadedError, ShuttingDownError
 from osslo.store.responses import LEASE_S
 from osslo.telemetry import LOGGER_NAME
@@ -282,19 +282,8 @@ class _HeldMeter:
 
 
 @dataclass(frozen=True, slots=True)
-class _HeldCharge:
-    inner: Charge
+class _HeldCharge(ForwardedCharge):
     meter: _HeldMeter
-
-    @property
-    def max_tokens(self) -> int:
-        return self.inner.max_tokens
-
-    def progress(self, usage: Usage, *, cached_known: bool) -> None:
-        self.inner.progress(usage, cached_known=cached_known)
-
-    async def keep_up(self) -> None:
-        await self.inner.keep_up()
 
     def settle(self, ended: TurnEnded) -> None:
         self.meter.settled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from osslo.api.auth import WithCaller
 from osslo.api.body import read_json
 from osslo.api.headers import turn_headers
 from osslo.api.idempotency import IdempotentRoute
+from osslo.api.openai_replies import page_fields
 from osslo.api.openapi import GENERATION_ERRORS, operation
 from osslo.api.query import read_query
 from osslo.api.responses.builder import Event, ResponseBuilder, error_event
@@ -40,7 +41,6 @@ from osslo.api.sse import Again, EventStreamResponse, named_event, unless_discon
 from osslo.api.turns import served_model
 from osslo.chat.prompt import count_tokens
 from osslo.errors import OssloError, RequestError
-from osslo.store.items import Item
 from osslo.types import SamplingParams
 
 router = APIRouter(tags=["responses"], route_class=IdempotentRoute)
@@ -165,7 +165,7 @@ async def list_input_items(
     page = await response_store(services).input_items(
         caller.tenant, response_id, after=query.after, limit=query.limit, order=query.order
     )
-    return JSONResponse(item_list(page.items, has_more=page.has_more))
+    return JSONResponse(page_fields(page.items, has_more=page.has_more))
 
 
 @router.post(
@@ -194,17 +194,6 @@ async def count_input_tokens(
     )
     tokens = await asyncio.to_thread(count_tokens, model, asked, today=services.today())
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
-
-
-def item_list(items: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
-    """A part of a list of items, as OpenAI's lists look."""
-    return {
-        "object": "list",
-        "data": [dict(item) for item in items],
-        "first_id": items[0]["id"] if items else None,
-        "last_id": items[-1]["id"] if items else None,
-        "has_more": has_more,
-    }
 
 
 async def _seen(live: LiveResponse) -> dict[str, Any]:
