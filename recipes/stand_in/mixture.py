@@ -39,10 +39,10 @@ HELD_OUT_INSTRUCTIONS = ("You work for a museum.", "Stay polite.", "Help the use
 class Shares:
     """How many of the groups are of each kind."""
 
-    functions: float = 0.72
-    plain: float = 0.12
-    builtin: float = 0.07
-    json: float = 0.09
+    functions: float = 0.66
+    plain: float = 0.14
+    builtin: float = 0.12
+    json: float = 0.08
 
 
 def draw_setting(source: random.Random, split: Split) -> Setting:
