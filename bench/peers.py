@@ -255,10 +255,11 @@ def compare(
 
 
 def flags_of(report: Path | None, key: str, rows: Iterable[str]) -> Mapping[str, Flags] | None:
-    """llama.cpp's flags as an earlier report chose them. Raises `SystemExit` if it lacks a row."""
-    if report is None:
+    """llama.cpp's flags as an earlier report chose them, None if it has none for this model. Raises
+    `SystemExit` if it lacks a row."""
+    kept = json.loads(report.read_text(encoding="utf-8")).get(key) if report else None
+    if not kept:
         return None
-    kept = json.loads(report.read_text(encoding="utf-8")).get(key, {})
     if missing := [row for row in rows if row not in kept]:
         raise SystemExit(f"{report} has chosen no flags for {', '.join(missing)}")
     return {row: Flags(**kept[row]) for row in rows}

@@ -112,5 +112,6 @@ def test_flags_of_an_earlier_report_are_kept(tmp_path: Path) -> None:
     kept = peers.flags_of(report, "peer_flags", ["decode_0"])
     assert kept == {"decode_0": peers.Flags(flash=0, repack=1)}
     assert peers.flags_of(None, "peer_flags", ["decode_0"]) is None
+    assert peers.flags_of(report, "standin_peer_flags", ["decode_0"]) is None
     with pytest.raises(SystemExit, match="no flags for prefill_128"):
         peers.flags_of(report, "peer_flags", ["decode_0", "prefill_128"])
