@@ -84,12 +84,12 @@ def measure_limits(build: Path) -> Limits:
 
 
 def warm(path: Path) -> None:
-    """Read a file once, so that it is in the page cache as far as memory allows."""
-    chunk = 1 << 24
-    with path.open("rb", buffering=0) as file:
-        buffer = bytearray(chunk)
-        while file.readinto(buffer):
-            pass
+    """Read a file, or all of a folder, once, so that it is in the page cache as far as memory allows."""
+    buffer = bytearray(1 << 24)
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with part.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def _processor_ticks() -> list[int]:
