@@ -84,7 +84,7 @@ def measure_limits(build: Path) -> Limits:
 
 
 def warm(path: Path) -> None:
-    """Read a file, or all of a folder, once, so that it is in the page cache as far as memory allows."""
+    """Read a file, or a folder's, once, so that the page cache has it as far as memory allows."""
     buffer = bytearray(1 << 24)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
         with part.open("rb", buffering=0) as file:
