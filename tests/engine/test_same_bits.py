@@ -120,7 +120,7 @@ def test_after_a_hit_on_its_own_answer(model: Model, alone: Outcome) -> None:
 
 
 def test_after_preemptions(model: Model) -> None:
-    requests = [request_of(f"r{i}", prompt_of(model, 40, i), 90) for i in range(4)]
+    requests = [request_of(f"r{i}", prompt_of(model, 40, i), 240) for i in range(4)]
     with Engine(model, limits_of(model, prefix_cache=False)) as engine:
         calm = {r.request_id: run(engine, r)[r.request_id] for r in requests}
     with Engine(model, limits_of(model, full_pages=9, prefix_cache=False)) as engine:
