@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from osslo.engine.engine import Engine
 from osslo.engine.prefix_disk import RUN_PAGES, PrefixDisk
+from osslo.engine.prefix_file import NewRun
 from osslo.model.forward import PAGE_TOKENS, PageKind
 from osslo.model.model import Model
 from osslo.types import GenerationRequest
@@ -247,6 +249,20 @@ def test_a_long_text_loses_its_end_first(tmp_path: Path) -> None:
     with Life(tmp_path, limits=limits) as life:
         cached = life.ask(make_request("c", base[:500], 2))
     assert cached == RUN_PAGES * PAGE_TOKENS
+
+
+def test_a_run_that_begins_earlier_takes_the_place_of_one_with_the_same_end(tmp_path: Path) -> None:
+    disk = open_disk(tmp_path)
+    chain = disk.chain(("tenant", None), [bytes([i]) for i in range(4)])
+    pages = [np.full(PAGE_BYTES, i, np.uint8) for i in range(4)]
+    disk.write(NewRun(chain, tuple(pages[2:]), (None, None)))
+    disk.write(NewRun(chain, tuple(pages), (None,) * 4))
+    disk.close()
+    for place, page in zip(disk.find(chain), pages, strict=True):
+        found = np.zeros(PAGE_BYTES, np.uint8)
+        assert disk.read(PageKind.FULL, [(place, found)])
+        assert np.array_equal(found, page)
+    assert disk.counters.damaged_files == 0
 
 
 def test_a_full_disk_is_counted_and_nothing_else(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class PrefixDisk:
         self._page_bytes = (page_bytes[PageKind.FULL], page_bytes[PageKind.WINDOW])
         self._changed = threading.Condition()  # guards everything below
         self._places: dict[bytes, Place] = {}
+        self._runs: dict[Path, Run] = {}  # whose places to forget with a file
         self._queue: deque[NewRun] = deque()
         self._writing: set[bytes] = set()  # digests of what is queued
         self._closing = False
@@ -242,6 +243,8 @@ class PrefixDisk:
 
     def _index(self, path: Path, run: Run) -> None:
         with self._changed:
+            self._forget(path)  # a run that begins earlier took this one's place
+            self._runs[path] = run
             for index, digest in enumerate(run.digests):
                 self._places.setdefault(digest, Place(path, run, index))
 
@@ -249,6 +252,11 @@ class PrefixDisk:
         self.counters.damaged_files += damaged
         path.unlink(missing_ok=True)
         with self._changed:
-            gone = [digest for digest, place in self._places.items() if place.path == path]
-            for digest in gone:
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        run = self._runs.pop(path, None)
+        for digest in run.digests if run is not None else ():
+            place = self._places.get(digest)
+            if place is not None and place.path == path:
                 del self._places[digest]
