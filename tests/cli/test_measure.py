@@ -120,3 +120,4 @@ def test_the_fed_model_prefers_the_next_id(model: Recorder) -> None:
     step = ForwardInput(IDS[2, :3].copy(), rows, starts, tables, tables, rows)
     assert fed.forward(kv, step).argmax(axis=1).tolist() == IDS[2, 1:4].tolist()
     assert fed.forward_s > 0
+    assert fed.feeding_s > 0

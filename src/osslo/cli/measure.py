@@ -29,10 +29,14 @@ UNMEASURED_TOKENS = 4
 """The first steps of a decoding run pay for page faults and for waking threads."""
 
 
+_HIGHEST = np.finfo(np.float32).max
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One measurement. `decode_tokens` were generated in `decode_seconds`; `python_share` is the
-    part of the whole time that was not spent in the forward pass; `rss_gib` is the process's peak
+    part of the whole time that was not spent in the forward pass, what feeding the ids took left
+    out, since serving has no such thing; `rss_gib` is the process's peak
     so far; `experts_per_step` is how many different experts a layer of a decoding step ran, on
     average."""
 
@@ -61,6 +65,7 @@ class FedModel:
     def reset(self) -> None:
         """Count from nothing again."""
         self.forward_s = 0.0
+        self.feeding_s = 0.0
         self._decoding_steps = 0
         self._experts = 0.0
 
@@ -90,15 +95,20 @@ class FedModel:
     def forward(self, kv: KvCache, step: ForwardInput) -> NDArray[np.float32]:
         begin = time.perf_counter()
         logits = self._model.forward(kv, step)
-        self.forward_s += time.perf_counter() - begin
+        end = time.perf_counter()
+        self.forward_s += end - begin
+        self._feed(step, logits)
+        self.feeding_s += time.perf_counter() - end
+        return logits
+
+    def _feed(self, step: ForwardInput, logits: NDArray[np.float32]) -> None:
         if len(step.token_ids) < len(step.sequence_starts):  # one row each: all decode
             self._decoding_steps += 1
             self._experts += self._model.experts_in_last_step
         for index, row in enumerate(step.logit_rows):
             position, token = step.positions[row], step.token_ids[row]
             stream = int(np.argmax(self._ids[:, position] == token))
-            logits[index, self._ids[stream, position + 1]] = np.finfo(np.float32).max
-        return logits
+            logits[index, self._ids[stream, position + 1]] = _HIGHEST
 
 
 class Meter:
@@ -209,12 +219,13 @@ class Meter:
         begin = time.perf_counter()
         arrivals, first = run()
         seconds = time.perf_counter() - begin
+        served = seconds - self._fed.feeding_s
         return Measured(
             job,
             seconds,
             decode_seconds=arrivals[-1] - arrivals[first],
             decode_tokens=len(arrivals) - 1 - first,
-            python_share=max(0.0, 1 - self._fed.forward_s / seconds),
+            python_share=max(0.0, 1 - self._fed.forward_s / served),
             rss_gib=peak_rss_gib(),
             experts_per_step=self._fed.experts_per_step,
         )
