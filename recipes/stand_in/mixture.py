@@ -7,12 +7,13 @@ computes once. Everything is drawn from the seed and the step's number.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from osslo.harmony.messages import BuiltinTools, Conversation
 from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.packing import Pack, pack
+from osslo.types import TokenId
 from recipes.stand_in import tasks, written_answers
 from recipes.stand_in.base_answers import Answered
 from recipes.stand_in.tasks import HIGH, LOW, MEDIUM, Setting
@@ -175,8 +176,26 @@ class Mixture:
         return [tasks.json_answer(source, setting, self._split) for _ in range(size)]
 
 
+def stress(pack: Pack, tokens: Collection[TokenId], times: int) -> Pack:
+    """The pack with each target among `tokens` learned `times` over."""
+    places = [place for place, target in enumerate(pack.targets) if target in tokens]
+    again = places * (times - 1)
+    return replace(
+        pack,
+        rows=pack.rows + tuple(pack.rows[place] for place in again),
+        targets=pack.targets + tuple(pack.targets[place] for place in again),
+    )
+
+
+CLOSING_TIMES = 4
+"""How often a closing marker is learned: it is one token, and a wrong one spoils the answer."""
+
+
 class MixtureSource:
-    """Packs for the training loop: `step_tokens` a step, in packs of at most `pack_tokens`."""
+    """Packs for the training loop: `step_tokens` a step, in packs of at most `pack_tokens`.
+
+    The tokens `closing`, which end messages, are learned `CLOSING_TIMES` over, but for validation.
+    """
 
     def __init__(
         self,
@@ -184,6 +203,7 @@ class MixtureSource:
         validation: Mixture,
         renderer: ExampleRenderer,
         *,
+        closing: Collection[TokenId],
         seed: int,
         step_tokens: int,
         pack_tokens: int,
@@ -193,6 +213,7 @@ class MixtureSource:
         self._train = train
         self._group_size = group_size
         self._renderer = renderer
+        self._closing = closing
         self._seed = seed
         self._step_tokens = step_tokens
         self._pack_tokens = pack_tokens
@@ -205,7 +226,8 @@ class MixtureSource:
         source = random.Random(f"{self._seed} {index}")
         packs: list[Pack] = []
         while sum(one.tokens for one in packs) < self._step_tokens:
-            packs += self._group(self._train, source)
+            drawn = self._group(self._train, source)
+            packs += [stress(one, self._closing, CLOSING_TIMES) for one in drawn]
         return sorted(packs, key=lambda one: -one.tokens)  # the longest first: workers end together
 
     def validation(self) -> Sequence[Pack]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from osslo.errors import CheckpointError
+from osslo.harmony.vocabulary import Markers
 from osslo.model.checkpoints.gguf import GgufFile
 from osslo.model.standin import fetch_base
 from osslo.model.standin.convert import LlamaSizes
@@ -38,10 +39,12 @@ def build_source(marked: Marked, folder: Path, *, seed: int, step_tokens: int) -
     path = folder / "base_answers_train.jsonl"
     pairs = base_answers.read(path) if path.exists() else []
     held = pairs[: len(pairs) // 20]
+    markers = Markers.of(marked.tokenizer)
     return MixtureSource(
         Mixture(pairs[len(held) :], "train", Shares()),
         Mixture(held, "train", Shares()),
         ExampleRenderer(marked.tokenizer),
+        closing=(markers.end, markers.return_, markers.call),
         seed=seed,
         step_tokens=step_tokens,
         pack_tokens=1024,
