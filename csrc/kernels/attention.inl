@@ -46,14 +46,21 @@ void mask(const Sight& sight, int start, int begin, int end, float* scores) {
 }
 
 // Scores of positions [begin, end) of the page that starts at position `start`; gives each row's
-// highest.
+// highest. Pages lie far apart in memory: while one is read, the next one's keys and values, which
+// begin at `next`, are asked for.
 template <class Element>
-F8 page_scores(const AttentionTask& t, const Element* keys, const float* query, const Sight& sight,
-               int start, int begin, int end, float* scores) {
+F8 page_scores(const AttentionTask& t, const Element* keys, const Element* next,
+               const float* query, const Sight& sight, int start, int begin, int end,
+               float* scores) {
   static_assert(kPageTokens % kGroup == 0, "a group of positions ends within its page");
-  for (int j = begin / kGroup * kGroup; j < end; j += kGroup)
+  constexpr int kAhead = 4;  // positions asked for at once
+  const size_t ahead_bytes = 2 * sizeof(Element) * kAhead * static_cast<size_t>(t.head_dim);
+  for (int j = begin / kGroup * kGroup; j < end; j += kGroup) {
+    if (j % kAhead == 0)
+      prefetch(reinterpret_cast<const uint8_t*>(next) + ahead_bytes * (j / kAhead), ahead_bytes);
     multiply_keys(t, keys + static_cast<ptrdiff_t>(j) * t.head_dim, query,
                   scores + j * kAttentionRows);
+  }
   if (start + begin < sight.common_first || start + end > sight.common_last)
     mask(sight, start, begin, end, scores);
   F8 highest = set1(-__builtin_inff());
@@ -145,9 +152,13 @@ void attend(const AttentionTask& t) {
     const int start = p * kPageTokens;
     const int begin = lowest > start ? lowest - start : 0;
     const int end = highest - start < kPageTokens ? highest - start : kPageTokens;
-    const auto* keys = reinterpret_cast<const Element*>(
-        t.pool + t.page_stride * static_cast<size_t>(t.pages[p]));
-    const F8 page_peak = page_scores(t, keys, query, sight, start, begin, end, weights);
+    const auto page = [&](int index) {
+      return reinterpret_cast<const Element*>(t.pool +
+                                              t.page_stride * static_cast<size_t>(t.pages[index]));
+    };
+    const Element* keys = page(p);
+    const Element* next = page(end == highest - start ? p : p + 1);
+    const F8 page_peak = page_scores(t, keys, next, query, sight, start, begin, end, weights);
     const F8 new_peak = max(peak, page_peak);
     const F8 decay = exp<EightLanes>(sub(peak, new_peak));
     total = page_weights(begin, end, new_peak, mul(total, decay), weights);

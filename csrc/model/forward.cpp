@@ -14,9 +14,11 @@ namespace {
 constexpr int64_t kInlineWork = 8192;
 
 // Panels per task: about this many tasks per thread even out the end of a loop, while a task stays
-// long enough for the memory prefetchers to settle (a panel of 2880 columns is 12 KB).
+// long enough for the memory prefetchers to settle (a panel of 2880 columns is 12 KB, but the
+// router's, in float32, are 90).
 constexpr int kTasksPerThread = 12;
 constexpr int kLeastPanels = 4;
+constexpr int64_t kLeastBytes = 48 * 1024;  // that are enough with fewer panels
 
 // What a thread's matrix products need, rounded up to a cache line.
 size_t matmul_scratch_size(const ModelShape& shape, const Kernels& kernels) {
@@ -212,17 +214,19 @@ Activations Forward::activations(const float* floats, int32_t columns, int32_t r
 void Forward::matmul(const PanelMatrix& weights, const float* bias, const Activations& x,
                      int32_t rows, float* out, ptrdiff_t out_stride, bool accumulate) {
   const int32_t panels = weights.panels();
-  const int32_t share = panel_share(panels);
+  const int32_t share = panel_share(panels, weights);
   pool_.run((panels + share - 1) / share, [&](int task, int thread) {
     kernels_.matmul({&weights, bias, task * share, std::min(panels, (task + 1) * share), x,
                      nullptr, rows, out, out_stride, accumulate, matmul_scratch(thread)});
   });
 }
 
-// Panels of one task where there are `panels` in all: an even number, for kernels that take pairs.
-int32_t Forward::panel_share(int32_t panels) const {
+// Panels of one task where there are `panels` like those of `weights` in all: an even number, for
+// kernels that take pairs.
+int32_t Forward::panel_share(int32_t panels, const PanelMatrix& weights) const {
   const int32_t share = panels / (kTasksPerThread * static_cast<int32_t>(pool_.size()));
-  return round_up(std::max(kLeastPanels, share), 2);
+  const auto enough = static_cast<int32_t>(kLeastBytes / static_cast<int64_t>(weights.panel_bytes()));
+  return round_up(std::max({1, share, std::min(kLeastPanels, enough)}), 2);
 }
 
 void Forward::attention_block(const LayerWeights& layer, int32_t number, PagePool& pages,
@@ -360,10 +364,11 @@ void Forward::group_by_expert(int32_t rows) {
   expert_begin_[0] = 0;
 }
 
-void Forward::list_expert_tasks(int32_t panels) {
+void Forward::list_expert_tasks(const PanelMatrix& weights) {
+  const int32_t panels = weights.panels();
   int32_t active = 0;
   for (int32_t e = 0; e < shape_.experts; ++e) active += expert_begin_[e + 1] > expert_begin_[e];
-  const int32_t share = panel_share(panels * active);
+  const int32_t share = panel_share(panels * active, weights);
   expert_tasks_.clear();
   for (int32_t e = 0; e < shape_.experts; ++e) {
     if (expert_begin_[e + 1] == expert_begin_[e]) continue;
@@ -377,7 +382,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t number, int32_t row
   const int32_t wide = shape_.gate_up_rows();
   const Activations x =
       activations(normed_.data(), shape_.hidden, rows, layer.gate_up.kind);
-  list_expert_tasks(layer.gate_up.panels());
+  list_expert_tasks(layer.gate_up);
   pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int thread) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
     const int32_t begin = expert_begin_[task.expert];
@@ -398,7 +403,7 @@ void Forward::run_experts(const LayerWeights& layer, int32_t number, int32_t row
 
   const Activations h =
       activations(activated_.data(), shape_.intermediate, pairs, layer.down.kind);
-  list_expert_tasks(layer.down.panels());
+  list_expert_tasks(layer.down);
   pool_.run(static_cast<int>(expert_tasks_.size()), [&](int index, int thread) {
     const ExpertTask& task = expert_tasks_[static_cast<size_t>(index)];
     const int32_t begin = expert_begin_[task.expert];

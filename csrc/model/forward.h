@@ -76,8 +76,8 @@ class Forward {
   Activations activations(const float* floats, int32_t columns, int32_t rows, WeightKind reader);
   void matmul(const PanelMatrix& weights, const float* bias, const Activations& x, int32_t rows,
               float* out, ptrdiff_t out_stride, bool accumulate);
-  int32_t panel_share(int32_t panels) const;
-  void list_expert_tasks(int32_t panels);
+  int32_t panel_share(int32_t panels, const PanelMatrix& weights) const;
+  void list_expert_tasks(const PanelMatrix& weights);
   uint8_t* matmul_scratch(int thread) const {
     return matmul_scratch_.data() + static_cast<size_t>(thread) * matmul_scratch_bytes_;
   }

@@ -44,6 +44,18 @@ ZeroedRegion::~ZeroedRegion() { VirtualFree(data_, 0, MEM_RELEASE); }
 
 #else
 
+namespace {
+
+// Fewer faults at the first touch, and fewer page walks where what is read lies far apart, as KV pages
+// do. A file gets them where its file system has them in the cache; advice may be refused.
+void ask_for_huge_pages([[maybe_unused]] void* address, [[maybe_unused]] size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  madvise(address, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace
+
 MappedFile::MappedFile(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) throw std::runtime_error(path + ": " + std::strerror(errno));
@@ -56,6 +68,7 @@ MappedFile::MappedFile(const std::string& path) {
   }
   close(file);
   if (address == MAP_FAILED) throw std::runtime_error(path + ": is empty or cannot be mapped");
+  ask_for_huge_pages(address, size_);
   data_ = static_cast<uint8_t*>(address);
 }
 MappedFile::~MappedFile() { munmap(data_, size_); }
@@ -64,6 +77,7 @@ ZeroedRegion::ZeroedRegion(size_t bytes) : size_(bytes ? bytes : 1) {
   void* address =
       mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) throw std::bad_alloc();
+  ask_for_huge_pages(address, size_);
   data_ = static_cast<uint8_t*>(address);
 }
 ZeroedRegion::~ZeroedRegion() { munmap(data_, size_); }

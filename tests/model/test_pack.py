@@ -14,7 +14,7 @@ import pytest
 from osslo.errors import PackedFileError
 from osslo.model.checkpoints import open_checkpoint
 from osslo.model.model import Model
-from osslo.model.pack import ensure_packed, pack, packed_path
+from osslo.model.pack import PageWriter, ensure_packed, pack, packed_path
 from osslo.model.packed_file import read_header, verify
 from osslo.model.presets import PRESETS
 from osslo.model.synth import random_checkpoint
@@ -117,3 +117,27 @@ def test_a_killed_pack_leaves_nothing_that_loads(source: Path, tmp_path: Path) -
         Model.load(partial)
     pack(open_checkpoint(source), target)
     assert [path.name for path in folder.iterdir()] == ["m.osslo"]
+
+
+@pytest.mark.parametrize("offset", [0, 16, 23])
+def test_page_writer_writes_whole_pages_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    starts: list[int] = []
+    pwrite = os.pwrite
+
+    def recorded(descriptor: int, view: memoryview, at: int) -> int:
+        starts.append(at)
+        return pwrite(descriptor, view[:16], at)  # a system call may write less
+
+    monkeypatch.setattr(os, "pwrite", recorded)
+    pieces = [bytes(range(start, start + size)) for start, size in enumerate((5, 0, 60, 16, 33, 1))]
+    with (tmp_path / "pages").open("wb") as file:
+        writer = PageWriter(file.fileno(), offset, page_bytes=16)
+        for piece in pieces:
+            writer.write(memoryview(piece))
+        end = writer.finish()
+    whole = b"".join(pieces)
+    assert (tmp_path / "pages").read_bytes() == bytes(offset) + whole
+    assert end == offset + len(whole)
+    assert all(at % 16 == 0 for at in starts if at != offset)
