@@ -74,6 +74,7 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
         if self.is_sqlite:
             prepare_sqlite(self.engine.sync_engine)
+            _begin_transactions(self.engine.sync_engine)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -112,6 +113,10 @@ def prepare_sqlite(engine: Engine, *, synchronous: str = "FULL") -> None:
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+
+def _begin_transactions(engine: Engine) -> None:
+    """Begin each of SQLAlchemy's transactions, one that writes with SQLite's write lock."""
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:

@@ -3,15 +3,14 @@
 SQLAlchemy builds, caches and adapts a statement again at each execution, which takes several times
 as long as SQLite takes to run it. What is run thousands of times a second goes this way instead.
 
-A `RowStatement` knows its rows as a table `v`. SQLite runs it once for each row, which costs next
-to nothing there; PostgreSQL, where each round trip does, gets all rows as one array a column, and
-several statements in one. Values are converted on their way in as SQLAlchemy would; what comes back
-is as the driver gives it.
+A `RowStatement` knows its rows as a table `v`. SQLite runs a statement once for each row or value,
+which costs next to nothing there; PostgreSQL, where each round trip does, gets all rows as one
+array a column, and several statements in one. Values are converted on their way in as SQLAlchemy
+would; what comes back is as the driver gives it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,11 +92,13 @@ def fetch_listed(
     listed = sorted(values)
     cursor = _cursor(connection)
     if connection.dialect.name == "sqlite":
-        text = statement.text.format(listed="IN (SELECT value FROM json_each(?))", locked="")
-        cursor.execute(text, (json.dumps(listed),))
-    else:
-        text = statement.text.format(listed="= ANY($1::text[])", locked="FOR UPDATE")
-        cursor.execute(text, (listed,))
+        text = _listed_text(statement, "= ?", locked="")
+        found: list[tuple[Any, ...]] = []
+        for value in listed:
+            cursor.execute(text, (value,))
+            found += cursor.fetchall()
+        return found
+    cursor.execute(_listed_text(statement, "= ANY($1::text[])", locked="FOR UPDATE"), (listed,))
     return list(cursor.fetchall())
 
 
@@ -132,6 +133,11 @@ def _converters(
         (column.name, kind.bind_processor(dialect))
         for column, kind in zip(statement.columns, kinds, strict=True)
     )
+
+
+@lru_cache(maxsize=256)
+def _listed_text(statement: ListStatement, listed: str, *, locked: str) -> str:
+    return statement.text.format(listed=listed, locked=locked)
 
 
 @lru_cache(maxsize=256)

@@ -2,10 +2,9 @@
 
 A step is a function of a synchronous connection. What it did is seen by everybody once `run`
 returns, and on the disk once a later `flush` does: flushing takes many times as long as a step, so
-steps go on meanwhile, and one flush serves all that came before it. On SQLite steps run on a thread
-of their own with a connection of its own: one hop for the whole transaction instead of several for
-each statement. On PostgreSQL they run on one connection that is kept. Also owns which failures a
-step may be tried again after.
+steps go on meanwhile, and one flush serves all that came before it. Steps run on one connection
+that is kept; on SQLite it has a thread of its own: one hop for the whole transaction instead of
+several for each statement. Also owns which failures a step may be tried again after.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -76,9 +75,13 @@ class _SqliteSteps:
 
     def __init__(self, database: Database) -> None:
         self._engine: Engine = create_engine(
-            database.url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_S}
-        ).execution_options(osslo_write=True)
+            database.url.set(drivername="sqlite"),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        )
         prepare_sqlite(self._engine, synchronous="NORMAL")
+        self._kept: Connection | None = None
         self._log = f"{database.url.database}-wal"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="osslo-steps")
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="osslo-flush")
@@ -91,8 +94,23 @@ class _SqliteSteps:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, step)
 
     def _run(self, step: Callable[[Connection], T]) -> T:
-        with self._engine.begin() as connection:
-            return step(connection)
+        """One transaction, begun and ended by the driver: SQLAlchemy would take as long for that as
+        SQLite for all of it."""
+        kept = self._kept = self._kept or self._engine.connect()
+        try:
+            driver = cast(sqlite3.Connection, kept.connection.driver_connection)
+            driver.execute("BEGIN IMMEDIATE")
+            result = step(kept)
+            driver.execute("COMMIT")
+        except BaseException:
+            self._kept = None
+            try:
+                kept.connection.rollback()  # a statement that an error refers to outlives close
+            finally:
+                kept.invalidate()
+                kept.close()
+            raise
+        return result
 
     async def flush(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._flusher, self._flush)
@@ -107,6 +125,8 @@ class _SqliteSteps:
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
         await asyncio.to_thread(self._flusher.shutdown)
+        if self._kept is not None:
+            self._kept.close()
         self._engine.dispose()
 
 

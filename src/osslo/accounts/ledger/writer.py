@@ -112,8 +112,8 @@ class LedgerWriter:
         database stays away; then, and if the caller is cancelled, nothing stays reserved."""
         item = self._put(asked)
         try:
-            done = asyncio.shield(item.done)
-            return cast(Reservation, _raised(await asyncio.wait_for(done, self._reserve_wait_s)))
+            async with asyncio.timeout(self._reserve_wait_s):
+                result = await item.done
         except TimeoutError:
             self._withdraw(item, asked.reservation)
             raise OverloadedError(
@@ -124,6 +124,7 @@ class LedgerWriter:
         except asyncio.CancelledError:
             self._withdraw(item, asked.reservation)
             raise
+        return cast(Reservation, _raised(result))
 
     async def post(self, operation: Post) -> Posted:
         """Give or take money. Raises `RequestError` where that cannot be."""
