@@ -37,15 +37,6 @@ from osslo.chat.judge import Judge, RunTurn, Verdict
 from osslo.chat.models import ServedModel
 from osslo.chat.moderation import GuardMode
 from osslo.chat.raw import RawDelta, RawEvent
-from osslo.chat.request import (
-    AssistantTurn,
-    ChatMessage,
-    ChatRequest,
-    DeveloperText,
-    SystemText,
-    ToolOutput,
-    UserText,
-)
 from osslo.errors import ContentPolicyError, OssloError
 from osslo.telemetry import LOGGER_NAME
 from osslo.types import TokenId
@@ -137,29 +128,12 @@ class Guard:
         return digest.digest()
 
 
-def said(asked: ChatRequest) -> Iterable[str]:
-    """Every text of a request that the model will read as the caller's."""
-    for message in asked.messages:
-        yield from _texts(message)
-    yield asked.prefill
-
-
 def raw_text(model: ServedModel, prompt: str | tuple[TokenId, ...]) -> str:
     """A raw prompt as it reads."""
     if isinstance(prompt, str):
         return prompt
     raw = b"".join(model.vocabulary.token_bytes(token) for token in prompt)
     return raw.decode("utf-8", "replace")
-
-
-def _texts(message: ChatMessage) -> Iterable[str]:
-    match message:
-        case SystemText(text) | DeveloperText(text) | UserText(text):
-            yield text
-        case ToolOutput(_, content):
-            yield content
-        case AssistantTurn(text, reasoning, calls):
-            yield from (reasoning, text, *(call.arguments for call in calls))
 
 
 async def _held_back(

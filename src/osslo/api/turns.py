@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from osslo.api.auth import Caller
-from osslo.api.guard import Guard, raw_text, said
+from osslo.api.guard import Guard, raw_text
 from osslo.api.services import Services
 from osslo.chat.choices import BeginTurns, IndexedEvents, interleave
 from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
@@ -19,7 +19,7 @@ from osslo.chat.metering import Bill, Meter
 from osslo.chat.models import ServedModel
 from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
 from osslo.chat.request import ChatRequest
-from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare
+from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare, prepared_at_once
 from osslo.errors import OssloError, OverloadedError, PermissionDeniedError, ShuttingDownError
 from osslo.telemetry import LOGGER_NAME
 
@@ -109,7 +109,7 @@ async def prepare_turns(
 ) -> PreparedTurns:
     """Prepare `asked` for `choices` turns of it, each with an id and, if seeded, a seed of its own.
     `protocol` is what usage is listed under. Raises what `prepare` raises."""
-    prepared = await asyncio.to_thread(prepare, model, asked, today=services.today())
+    prepared = await _prepared(services, model, asked)
     bill = Bill(
         model.id,
         protocol,
@@ -119,7 +119,7 @@ async def prepare_turns(
         batch=caller.background,
     )
     guard = guard_of(services, caller, model)
-    await guard.check_input(said(asked))
+    await guard.check_input(asked.texts())
 
     def begin(meter: Meter, also: OnEnded | None) -> IndexedEvents:
         on_ended = count_turns(model, services, also)
@@ -133,6 +133,13 @@ async def prepare_turns(
         )
 
     return PreparedTurns(prepared, begin)
+
+
+async def _prepared(services: Services, model: ServedModel, asked: ChatRequest) -> PreparedTurn:
+    today = services.today()
+    if prepared_at_once(asked):
+        return prepare(model, asked, today=today)
+    return await asyncio.to_thread(prepare, model, asked, today=today)
 
 
 async def start_raw_turns(

@@ -44,7 +44,7 @@ def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
             param="tool_choice",
         )
     reasons = model.reasons and request.reasoning and not request.prefill
-    if _is_free(request) and (reasons or request.prefill or model.default_grammar is not None):
+    if request.is_free and (reasons or request.prefill or model.default_grammar is not None):
         return None if model.default_grammar is None else TurnGrammar(model.default_grammar)
     return model.grammars.turn_grammar(
         GrammarOptions(
@@ -58,15 +58,6 @@ def form_for(model: ServedModel, request: ChatRequest) -> TurnGrammar | None:
             max_calls=request.max_tool_calls,
             lenient_schemas=not request.strict,
         )
-    )
-
-
-def _is_free(request: ChatRequest) -> bool:
-    """Nothing in the request limits the form of the output."""
-    return (
-        isinstance(request.output_format, PlainText)
-        and not (request.tools or request.custom_tools)
-        and (request.reasoning_max_tokens is None or bool(request.prefill))
     )
 
 

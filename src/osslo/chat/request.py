@@ -5,7 +5,7 @@ Nothing here knows HTTP or a protocol's spelling. `n` choices are n requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,3 +149,28 @@ class ChatRequest:
     prefill: str = ""
     truncate: bool = False
     tenant: str = ""
+
+    def texts(self) -> Iterable[str]:
+        """Every text that the model will read as the caller's."""
+        for message in self.messages:
+            yield from _texts(message)
+        yield self.prefill
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing in the request limits the form of the output."""
+        return (
+            isinstance(self.output_format, PlainText)
+            and not (self.tools or self.custom_tools)
+            and (self.reasoning_max_tokens is None or bool(self.prefill))
+        )
+
+
+def _texts(message: ChatMessage) -> Iterable[str]:
+    match message:
+        case SystemText(text) | DeveloperText(text) | UserText(text):
+            yield text
+        case ToolOutput(_, content):
+            yield content
+        case AssistantTurn(text, reasoning, calls):
+            yield from (reasoning, text, *(call.arguments for call in calls))
