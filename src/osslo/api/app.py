@@ -23,6 +23,7 @@ from osslo.api.chat_completions import stored as stored_completions
 from osslo.api.complete import routes as complete
 from osslo.api.completions import routes as completions
 from osslo.api.conversations import routes as conversations
+from osslo.api.direct import DirectRoutes
 from osslo.api.errors import install_error_handlers
 from osslo.api.files import routes as files
 from osslo.api.fine_tuning import routes as fine_tuning
@@ -131,6 +132,7 @@ def create_app(services: Services) -> FastAPI:
     for router in routers:
         app.include_router(router)
     install_openapi(app, routers, tags=_TAGS)
+    app.add_middleware(DirectRoutes, routers=routers)
     if services.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -12,18 +12,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, get_type_hints
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from osslo.api.auth import require_caller
+from osslo.api.auth import WithCaller, require_caller
 from osslo.api.body import read_body
 from osslo.api.openapi import shapes_of
 from osslo.api.replays import Entry, Recording, Replays
-from osslo.api.services import services_of
+from osslo.api.services import WithServices, services_of
 from osslo.api.sse import EventStreamResponse, unless_disconnected
 from osslo.errors import IdempotencyError, RequestError
 
@@ -34,11 +34,31 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+_DIRECT = {"request": Request, "services": WithServices, "caller": WithCaller, "return": Response}
+"""What an endpoint is annotated with that can be called without FastAPI's solver."""
+
+
 class IdempotentRoute(APIRoute):
     """A route that honours `Idempotency-Key` if its `operation` says that it is idempotent."""
 
     def get_route_handler(self) -> Handler:
-        handler = super().get_route_handler()
+        return self._replaying(super().get_route_handler())
+
+    def direct_handler(self) -> Handler | None:
+        """A handler that asks nothing of FastAPI; None for a route that is no POST, or whose
+        endpoint needs more than the request, the services and the caller."""
+        endpoint = self.endpoint
+        if self.methods != {"POST"} or get_type_hints(endpoint, include_extras=True) != _DIRECT:
+            return None
+
+        async def handler(request: Request) -> Response:
+            caller = await require_caller(request)
+            response: Response = await endpoint(request, services_of(request), caller)
+            return response
+
+        return self._replaying(handler)
+
+    def _replaying(self, handler: Handler) -> Handler:
         shapes = shapes_of(self)
         if shapes is None or not shapes.idempotent:
             return handler
