@@ -21,7 +21,6 @@ from tests.scripted import serving
 StartServer = Callable[..., tuple[str, Stage]]
 
 _NODE = Path(__file__).parent / "node"
-_NODE_FILES = ("package.json", "package-lock.json", "client.mjs")
 
 
 class Node(Protocol):
@@ -53,19 +52,8 @@ def openai_client() -> Iterator[Callable[[str], openai.OpenAI]]:
 
 @pytest.fixture(scope="session")
 def node(build_cache: Path) -> Node:
-    """The client as its lock file says, in a folder under build/ that the files' content names."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("platform: there is no Node here")
-    content = b"".join((_NODE / name).read_bytes() for name in _NODE_FILES)
-    folder = build_cache / f"node-client-{hashlib.sha256(content).hexdigest()[:16]}"
-    if not folder.exists():
-        scratch = folder.with_suffix(f".{os.getpid()}")
-        scratch.mkdir()
-        for name in _NODE_FILES:
-            shutil.copy(_NODE / name, scratch)
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
-        subprocess.run(command, cwd=scratch, check=True, timeout=120)
-        scratch.rename(folder)
+    """The client as its lock file says."""
+    folder = npm_folder(_NODE, build_cache)
 
     def run(url: str, scenario: str, key: str = KEY) -> Any:
         command = ["node", "client.mjs", url + "/v1", key, scenario]
@@ -76,3 +64,22 @@ def node(build_cache: Path) -> Node:
         return json.loads(done.stdout)
 
     return run
+
+
+def npm_folder(source: Path, build_cache: Path) -> Path:
+    """A copy of `source`, with what its lock file says installed, under build/; its name is that
+    of the files' content. Skips where there is no Node."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("platform: there is no Node here")
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    content = b"".join(path.read_bytes() for path in files)
+    folder = build_cache / f"{source.name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    if not folder.exists():
+        scratch = folder.with_suffix(f".{os.getpid()}")
+        scratch.mkdir()
+        for path in files:
+            shutil.copy(path, scratch)
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+        subprocess.run(command, cwd=scratch, check=True, timeout=240)
+        scratch.rename(folder)
+    return folder

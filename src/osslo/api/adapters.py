@@ -79,7 +79,13 @@ async def list_adapters(who: Admin, services: WithServices) -> JSONResponse:  # 
 @router.post(
     "/v1/adapters",
     summary="Add an adapter",
-    openapi_extra=operation(body=AdapterBody, reply=AdapterReply, status=201, errors=_ERRORS),
+    openapi_extra=operation(
+        body=AdapterBody,
+        reply=AdapterReply,
+        status=201,
+        errors=_ERRORS,
+        example={"name": "support", "path": "/srv/adapters/support"},
+    ),
 )
 async def post_adapter(
     request: Request, who: Owner, services: WithServices, accounts: WithAccounts

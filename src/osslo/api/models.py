@@ -5,9 +5,9 @@ Anthropic's clients, which say so by the header `anthropic-version`, get their o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, RootModel
 from starlette.responses import JSONResponse, Response
 
@@ -85,7 +85,10 @@ async def list_models(
     openapi_extra=operation(reply=AnyModel, errors=(401, 404), description="One name."),
 )
 async def get_model(
-    name: str, request: Request, services: WithServices, _: WithCaller
+    name: Annotated[str, Path(examples=["gpt-oss-20b"])],
+    request: Request,
+    services: WithServices,
+    _: WithCaller,
 ) -> ModelReply | Response:
     """What is behind one name."""
     model = services.registry.get(name)

@@ -179,6 +179,7 @@ def install_openapi(
                 title=app.title,
                 version=app.version,
                 description=app.description,
+                license_info=app.license_info,
                 routes=app.routes,
                 tags=[{"name": name, "description": text} for name, text in tags.items()],
                 servers=[{"url": server}],
@@ -266,7 +267,10 @@ def _complete(document: dict[str, Any], routes: tuple[APIRoute, ...]) -> None:
     declared = [(route, shapes) for route in routes if (shapes := shapes_of(route)) is not None]
     schemas = _Schemas.of(model for _, shapes in declared for model in shapes.models())
     components = document.setdefault("components", {})
-    components["schemas"] = {**components.get("schemas", {}), **schemas.definitions}
+    queries = {schemas.names[shapes.query] for _, shapes in declared if shapes.query is not None}
+    components["schemas"] = components.get("schemas", {}) | {
+        name: schema for name, schema in schemas.definitions.items() if name not in queries
+    }
     components["securitySchemes"] = {name: dict(s) for name, s in SECURITY_SCHEMES.items()}
     document["security"] = [{name: []} for name in SECURITY_SCHEMES]
     for route, shapes in declared:
@@ -286,6 +290,8 @@ def _fill(item: dict[str, Any], shapes: Shapes, schemas: _Schemas) -> None:
         item["parameters"] = parameters
     if shapes.body is not None:
         content: dict[str, Any] = {"schema": schemas.ref(shapes.body)}
+        if shapes.body_media == "multipart/form-data":
+            content["encoding"] = _form_encoding(shapes.body, schemas)
         if shapes.example is not None:
             content["example"] = dict(shapes.example)
         item["requestBody"] = {"required": True, "content": {shapes.body_media: content}}
@@ -317,7 +323,7 @@ def _query_parameters(query: type[BaseModel] | None, schemas: _Schemas) -> list[
     required = schema.get("required", [])
     parameters: list[dict[str, Any]] = []
     for name, field in schema.get("properties", {}).items():
-        shape = dict(field)
+        shape = _without_null(field)
         parameter = {"name": name, "in": "query", "required": name in required}
         if "description" in shape:
             parameter["description"] = shape.pop("description")
@@ -325,6 +331,27 @@ def _query_parameters(query: type[BaseModel] | None, schemas: _Schemas) -> list[
             parameter |= {"style": "deepObject", "explode": True}
         parameters.append({**parameter, "schema": shape})
     return parameters
+
+
+def _without_null(field: Mapping[str, Any]) -> dict[str, Any]:
+    """What a query string can say: it has no null, and a parameter that is left out no default."""
+    branches = [branch for branch in field.get("anyOf", ()) if branch.get("type") != "null"]
+    shape = {key: value for key, value in field.items() if key != "anyOf"}
+    if shape.get("default", ...) is None:
+        del shape["default"]
+    if len(branches) == 1:
+        return {**branches[0], **shape}
+    return {**shape, "anyOf": branches} if branches else shape
+
+
+def _form_encoding(form: type[BaseModel], schemas: _Schemas) -> dict[str, Any]:
+    """How a form writes its objects: `name[key]=value`, as a query does."""
+    properties = schemas.definitions[schemas.names[form]]["properties"]
+    return {
+        name: {"style": "deepObject", "explode": True}
+        for name, field in properties.items()
+        if any("$ref" in branch for branch in (field, *field.get("anyOf", ())))
+    }
 
 
 def _holds(shape: Mapping[str, Any], kind: str) -> bool:

@@ -102,7 +102,12 @@ _DETOKENIZE = operation(
 
 
 @router.post("/v1/tokenize", name="tokenize", summary="Tokenize", openapi_extra=_TOKENIZE)
-@router.post("/tokenize", name="tokenize_unversioned", summary="Tokenize", openapi_extra=_TOKENIZE)
+@router.post(
+    "/tokenize",
+    name="tokenize_unversioned",
+    summary="Tokenize, unversioned",
+    openapi_extra=_TOKENIZE,
+)
 async def tokenize(request: Request, services: WithServices, caller: WithCaller) -> Response:
     """The token ids of a text, or of the prompt that messages and tools become."""
     body = await read_json(request, TokenizeRequest, limit_bytes=services.limits.max_body_bytes)
@@ -127,7 +132,10 @@ async def tokenize(request: Request, services: WithServices, caller: WithCaller)
 
 @router.post("/v1/detokenize", name="detokenize", summary="Detokenize", openapi_extra=_DETOKENIZE)
 @router.post(
-    "/detokenize", name="detokenize_unversioned", summary="Detokenize", openapi_extra=_DETOKENIZE
+    "/detokenize",
+    name="detokenize_unversioned",
+    summary="Detokenize, unversioned",
+    openapi_extra=_DETOKENIZE,
 )
 async def detokenize(request: Request, services: WithServices, caller: WithCaller) -> Response:
     """The text of token ids, special tokens written out."""

@@ -62,7 +62,12 @@ async def create_key(request: Request, who: Member, accounts: WithAccounts) -> J
 @router.post(
     "/v1/keys/revoke",
     summary="Revoke keys",
-    openapi_extra=operation(body=KeyIdsBody, reply=Page[KeyReply], errors=_ERRORS),
+    openapi_extra=operation(
+        body=KeyIdsBody,
+        reply=Page[KeyReply],
+        errors=_ERRORS,
+        example={"ids": ["key_0123456789abcdef01234567"]},
+    ),
 )
 async def revoke_keys(request: Request, who: Member, accounts: WithAccounts) -> JSONResponse:
     """All of them or, if one cannot be revoked, none."""
@@ -80,7 +85,9 @@ async def get_key(key_id: str, who: Member, accounts: WithAccounts) -> JSONRespo
 @router.patch(
     "/v1/keys/{key_id}",
     summary="Change a key",
-    openapi_extra=operation(body=KeyFields, reply=KeyReply, errors=_ERRORS),
+    openapi_extra=operation(
+        body=KeyFields, reply=KeyReply, errors=_ERRORS, example={"requests_per_minute": 60}
+    ),
 )
 async def change_key(
     key_id: str, request: Request, who: Member, accounts: WithAccounts
@@ -102,7 +109,13 @@ async def revoke_key(key_id: str, who: Member, accounts: WithAccounts) -> JSONRe
 @router.post(
     "/v1/keys/{key_id}/rotate",
     summary="Rotate a key",
-    openapi_extra=operation(body=RotateBody, reply=NewKeyReply, status=201, errors=_ERRORS),
+    openapi_extra=operation(
+        body=RotateBody,
+        reply=NewKeyReply,
+        status=201,
+        errors=_ERRORS,
+        example={"overlap_s": 86_400},
+    ),
 )
 async def rotate_key(
     key_id: str, request: Request, who: Member, accounts: WithAccounts

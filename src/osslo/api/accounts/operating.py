@@ -47,7 +47,13 @@ async def list_prices(request: Request, accounts: WithAccounts) -> JSONResponse:
 @router.post(
     "/v1/prices",
     summary="Set a price",
-    openapi_extra=operation(body=PriceBody, reply=PriceReply, status=201, errors=_ERRORS),
+    openapi_extra=operation(
+        body=PriceBody,
+        reply=PriceReply,
+        status=201,
+        errors=_ERRORS,
+        example={"model": "gpt-oss-20b", "input_list_nanousd": 50, "output_list_nanousd": 200},
+    ),
 )
 async def set_price(request: Request, who: Admin, accounts: WithAccounts) -> JSONResponse:
     """The model's price that held until then ends. Requests that run keep the price that they began
@@ -86,7 +92,9 @@ async def get_settings(who: Admin, accounts: WithAccounts) -> JSONResponse:  # n
 @router.patch(
     "/v1/settings",
     summary="Change the settings",
-    openapi_extra=operation(body=SettingsBody, reply=SettingsReply),
+    openapi_extra=operation(
+        body=SettingsBody, reply=SettingsReply, example={"sign_up": "invitation"}
+    ),
 )
 async def change_settings(request: Request, who: Owner, accounts: WithAccounts) -> JSONResponse:
     """What is not given stays."""

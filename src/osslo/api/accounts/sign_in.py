@@ -49,6 +49,10 @@ router = APIRouter(tags=["account"])
 _PUBLIC_ERRORS = (400, 401, 403, 404, 409, 429, 500)
 _NO_STORE = {"cache-control": "no-store"}
 
+_PASSWORD = "correct horse battery staple"  # noqa: S105 - an example
+_LINK_TOKEN = "what-the-link-ends-in"  # noqa: S105 - an example
+_SIGN_IN = {"email": "ada@example.com", "password": _PASSWORD}
+
 
 @contextmanager
 def slowed(request: Request, accounts: Accounts) -> Iterator[None]:
@@ -75,7 +79,12 @@ async def _begin(request: Request, accounts: Accounts, user: User) -> JSONRespon
     summary="Make the first owner",
     dependencies=[Depends(anyone)],
     openapi_extra=operation(
-        body=SetupBody, reply=SignedInReply, status=201, public=True, errors=_PUBLIC_ERRORS
+        body=SetupBody,
+        reply=SignedInReply,
+        status=201,
+        public=True,
+        errors=_PUBLIC_ERRORS,
+        example={"token": _LINK_TOKEN, **_SIGN_IN, "name": "Ada"},
     ),
 )
 async def set_up(request: Request, accounts: WithAccounts) -> JSONResponse:
@@ -98,7 +107,12 @@ async def set_up(request: Request, accounts: WithAccounts) -> JSONResponse:
     summary="Make an account",
     dependencies=[Depends(anyone)],
     openapi_extra=operation(
-        body=SignUpBody, reply=SignedInReply, status=201, public=True, errors=_PUBLIC_ERRORS
+        body=SignUpBody,
+        reply=SignedInReply,
+        status=201,
+        public=True,
+        errors=_PUBLIC_ERRORS,
+        example={**_SIGN_IN, "name": "Ada"},
     ),
 )
 async def sign_up(request: Request, accounts: WithAccounts) -> JSONResponse:
@@ -121,7 +135,12 @@ async def sign_up(request: Request, accounts: WithAccounts) -> JSONResponse:
     summary="Sign in",
     dependencies=[Depends(anyone)],
     openapi_extra=operation(
-        body=SignInBody, reply=SignedInReply, status=201, public=True, errors=_PUBLIC_ERRORS
+        body=SignInBody,
+        reply=SignedInReply,
+        status=201,
+        public=True,
+        errors=_PUBLIC_ERRORS,
+        example=_SIGN_IN,
     ),
 )
 async def sign_in(request: Request, accounts: WithAccounts) -> JSONResponse:
@@ -185,7 +204,11 @@ async def end_session(session_id: str, who: Member, accounts: WithAccounts) -> J
 @router.put(
     "/v1/password",
     summary="Change one's password",
-    openapi_extra=operation(body=PasswordBody, reply=DoneReply),
+    openapi_extra=operation(
+        body=PasswordBody,
+        reply=DoneReply,
+        example={"old_password": _PASSWORD, "new_password": "another one, just as long"},
+    ),
 )
 async def change_password(request: Request, who: Member, accounts: WithAccounts) -> JSONResponse:
     """Every other session ends."""
@@ -209,6 +232,7 @@ async def change_password(request: Request, who: Member, accounts: WithAccounts)
         status=201,
         public=True,
         errors=_PUBLIC_ERRORS,
+        example={"token": _LINK_TOKEN, "password": _PASSWORD},
     ),
 )
 async def reset_password(request: Request, accounts: WithAccounts) -> JSONResponse:
@@ -237,7 +261,7 @@ async def me(who: MemberReading) -> JSONResponse:
 @router.patch(
     "/v1/me",
     summary="Change one's name",
-    openapi_extra=operation(body=MeBody, reply=UserReply),
+    openapi_extra=operation(body=MeBody, reply=UserReply, example={"name": "Ada"}),
 )
 async def change_me(request: Request, who: Member, accounts: WithAccounts) -> JSONResponse:
     """The name that others see."""

@@ -62,7 +62,13 @@ async def list_users(request: Request, who: Admin, accounts: WithAccounts) -> JS
 @router.post(
     "/v1/users",
     summary="Make a user",
-    openapi_extra=operation(body=UserBody, reply=UserReply, status=201, errors=_ERRORS),
+    openapi_extra=operation(
+        body=UserBody,
+        reply=UserReply,
+        status=201,
+        errors=_ERRORS,
+        example={"email": "ben@example.com", "name": "Ben", "role": "member"},
+    ),
 )
 async def create_user(request: Request, who: Admin, accounts: WithAccounts) -> JSONResponse:
     """Owners make users of every role, admins members."""
@@ -86,7 +92,12 @@ async def get_user(user_id: str, who: Admin, accounts: WithAccounts) -> JSONResp
 @router.patch(
     "/v1/users/{user_id}",
     summary="Change a user",
-    openapi_extra=operation(body=UserChangeBody, reply=UserReply, errors=_ERRORS),
+    openapi_extra=operation(
+        body=UserChangeBody,
+        reply=UserReply,
+        errors=_ERRORS,
+        example={"requests_per_minute": 60},
+    ),
 )
 async def change_user(
     user_id: str, request: Request, who: Admin, accounts: WithAccounts
@@ -167,7 +178,13 @@ async def list_invitations(request: Request, who: Admin, accounts: WithAccounts)
 @router.post(
     "/v1/invitations",
     summary="Invite somebody",
-    openapi_extra=operation(body=InvitationBody, reply=LinkReply, status=201, errors=_ERRORS),
+    openapi_extra=operation(
+        body=InvitationBody,
+        reply=LinkReply,
+        status=201,
+        errors=_ERRORS,
+        example={"email": "ben@example.com", "role": "member"},
+    ),
 )
 async def invite(request: Request, who: Admin, accounts: WithAccounts) -> JSONResponse:
     """A one-time link to sign up with. Hand it over yourself."""

@@ -38,8 +38,12 @@ router = APIRouter(tags=["chat"], route_class=IdempotentRoute)
 
 _EXAMPLE = {
     "model": "gpt-oss-20b",
-    "messages": [{"role": "user", "content": "What is the capital of Norway?"}],
-    "reasoning_effort": "low",
+    "messages": [
+        {"role": "system", "content": "Reasoning: high"},
+        {"role": "user", "content": "What is the capital of Norway?"},
+    ],
+    "max_tokens": 2048,
+    "temperature": 0,
 }
 
 

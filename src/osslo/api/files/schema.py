@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from osslo.api.body import StrictSchema
 from osslo.api.query import PageQuery
@@ -28,6 +28,10 @@ class ExpiresAfter(StrictSchema):
 
 class FileUpload(StrictSchema):
     """A multipart form."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"purpose": "user_data", "file": "Oslo is in Norway."}]}
+    )
 
     purpose: Purpose = Field(
         description="What it is for. `batch` and `fine-tune` take JSON Lines, which are checked."
