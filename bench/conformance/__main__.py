@@ -32,7 +32,7 @@ class Order:
     scale: float
     seed: int
     failures: Failures
-    litellm: Path | None = None
+    peers: speed.Peers
 
     def count(self, full: int, least: int = 1) -> int:
         return max(least, round(full * self.scale))
@@ -44,7 +44,7 @@ ROWS: Mapping[str, Callable[[Order], Row]] = {
     "fuzz_5xx": lambda o: fuzz.run(o.count(10_000), o.count(20), o.seed, o.failures),
     "schema_violations": lambda o: asyncio.run(schemas.run(o.count(10_000), o.seed, o.failures)),
     "overload_errors": lambda o: overload.run(max(4.0, 60 * o.scale), o.seed, o.failures),
-    "added_ttft_p50_ms": lambda o: speed.ttft(o.count(400, 40), o.seed, o.litellm),
+    "added_ttft_p50_ms": lambda o: speed.ttft(o.count(400, 40), o.seed, o.peers),
     "events_per_second": lambda o: speed.events(o.count(5)),
 }
 
@@ -55,6 +55,7 @@ def main() -> None:
     options.add_argument("--scale", type=float, default=1.0, help="share of the samples")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--litellm", type=Path, help="its program, to be measured beside us")
+    options.add_argument("--llama-server", type=Path, help="the same of llama.cpp's")
     options.add_argument("--out", type=Path, default=Path("build/conformance.json"))
     given = options.parse_args()
     names = given.rows.split(",") if given.rows else list(ROWS)
@@ -62,11 +63,12 @@ def main() -> None:
     if unknown:
         options.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     print(f"seed {given.seed}", flush=True)
+    peers = speed.Peers(given.litellm, given.llama_server)
     missed = 0
     for name in names:
         failures = Failures(name, given.out.parent / "conformance-failures")
         began = time.monotonic()
-        row = ROWS[name](Order(given.scale, given.seed, failures, given.litellm))
+        row = ROWS[name](Order(given.scale, given.seed, failures, peers))
         took = time.monotonic() - began
         keep(row, given.out, seconds=took, seed=given.seed)
         print(shown(row, took, failures), flush=True)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,15 +19,13 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
+from bench.conformance.peer_process import peer_server
 from bench.conformance.server import EACH_S, FIRST_S, Running
 from bench.conformance.stage import MODEL
 from tests.scripted import serving
-
-_START_S = 120.0
 
 
 @contextmanager
@@ -40,22 +36,18 @@ def litellm(program: Path) -> Iterator[Running]:
     with upstream, tempfile.TemporaryDirectory(prefix="osslo-litellm-") as folder:
         assert upstream.stdout is not None
         key = "sk-" + secrets.token_hex(16)
-        config = _config(Path(folder), upstream.stdout.readline().strip(), key)
-        port = _free_port()
-        proxy = subprocess.Popen(
-            [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-            stdout=subprocess.DEVNULL,
-            stderr=sys.stderr,
-        )
+        options = ["--config", str(_config(Path(folder), upstream.stdout.readline().strip(), key))]
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(url, proxy)
-            yield Running(url, key, proxy.pid)
+            with peer_server(
+                program,
+                options,
+                key=key,
+                health="/health/liveliness",
+                folder=Path(folder),
+                environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            ) as running:
+                yield running
         finally:
-            proxy.terminate()
-            proxy.wait(30)
             upstream.terminate()
 
 
@@ -69,23 +61,6 @@ def _config(folder: Path, upstream: str, key: str) -> Path:
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health/liveliness", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise RuntimeError(f"LiteLLM did not start within {_START_S:.0f} s, or ended")
 
 
 # --- the upstream -------------------------------------------------------------------------------

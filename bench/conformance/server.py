@@ -8,6 +8,7 @@ what is behind it:
             client can tell what the server added.
 `flood`     tokens without end, as fast as they are taken.
 `engine`    the real engine over a model of noise, `RUNNING` at a time and as many waiting.
+`tiny`      the real engine over a model that computes almost nothing, `CALLERS` at a time.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from bench.conformance.random_model import RandomModel
 from bench.conformance.stage import make_world
+from bench.conformance.tiny_model import tiny_engine
 from osslo.engine.backend import Backend
 from osslo.engine.engine import Engine
 from osslo.engine.limits import EngineLimits
+from osslo.harmony.vocabulary import Vocabulary
 from osslo.serve import freeze_heap, http_config
 from osslo.settings import load_settings
 from osslo.types import (
@@ -49,6 +52,9 @@ from tests.scripted import ByteVocabulary, _Server
 
 FIRST_S, EACH_S = 0.030, 0.050
 RUNNING = 4
+CALLERS = 32
+"""Of the rows that measure."""
+
 HEADER = "<|channel|>final<|message|>"
 VOCABULARY = ByteVocabulary()
 
@@ -188,24 +194,32 @@ def main() -> None:
     mode, *core = sys.argv[1:]
     if core:
         os.sched_setaffinity(0, {int(core[0])})
-    backend: Backend
-    match mode:
-        case "paced":
-            backend = PacedBackend()
-        case "flood":
-            backend = FloodBackend()
-        case _:
-            backend = noise_engine()
     with (
-        tempfile.TemporaryDirectory(prefix="osslo-conformance-") as folder,
+        tempfile.TemporaryDirectory(prefix="osslo-conformance-") as name,
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,  # as uvicorn itself
     ):
-        runner.run(serve(backend, Path(folder)))
+        backend, vocabulary = behind(mode, Path(name))
+        runner.run(serve(backend, vocabulary, Path(name)))
 
 
-async def serve(backend: Backend, folder: Path) -> None:
+def behind(mode: str, folder: Path) -> tuple[Backend, Vocabulary]:
+    """What a mode serves; files that it needs are made in `folder`."""
+    match mode:
+        case "paced":
+            return PacedBackend(), VOCABULARY
+        case "flood":
+            return FloodBackend(), VOCABULARY
+        case "engine":
+            return noise_engine(), VOCABULARY
+        case "tiny":
+            return tiny_engine(folder, running=CALLERS)
+        case _:
+            raise SystemExit(f"there is no mode {mode!r}")
+
+
+async def serve(backend: Backend, vocabulary: Vocabulary, folder: Path) -> None:
     """Serve until standard input ends."""
-    made = await make_world(backend, VOCABULARY, folder)
+    made = await make_world(backend, vocabulary, folder)
     settings = load_settings(
         environment={"HOME": str(folder), "OSSLO_HOME": str(folder)},
         overrides={"port": 0, "drain_s": 2.0},
