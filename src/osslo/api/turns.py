@@ -17,7 +17,14 @@ from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
 from osslo.chat.judge import RunTurn
 from osslo.chat.metering import Bill, Meter
 from osslo.chat.models import ServedModel
-from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw
+from osslo.chat.raw import (
+    PreparedRaw,
+    RawEvent,
+    RawRequest,
+    RawTurn,
+    prepare_raw,
+    prepared_raw_at_once,
+)
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare, prepared_at_once
 from osslo.errors import OssloError, OverloadedError, PermissionDeniedError, ShuttingDownError
@@ -153,7 +160,7 @@ async def start_raw_turns(
     """Prepare raw completions and set them up to run side by side. Raises what `prepare_raw`
     raises; the events begin when they are first read."""
     check_room(model)
-    prepared = await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
+    prepared = await _prepared_raw(model, asked)
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
     guard = guard_of(services, caller, model)
     await guard.check_input(raw_text(model, request.prompt) for request in asked)
@@ -166,6 +173,12 @@ async def start_raw_turns(
             for one in prepared
         ]
     )
+
+
+async def _prepared_raw(model: ServedModel, asked: Sequence[RawRequest]) -> list[PreparedRaw]:
+    if prepared_raw_at_once(asked):
+        return [prepare_raw(model, request) for request in asked]
+    return await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
 
 
 def guard_of(services: Services, caller: Caller, model: ServedModel) -> Guard:
