@@ -40,9 +40,9 @@ HELD_OUT_INSTRUCTIONS = ("You work for a museum.", "Stay polite.", "Help the use
 class Shares:
     """How many of the groups are of each kind."""
 
-    functions: float = 0.66
-    plain: float = 0.14
-    builtin: float = 0.12
+    functions: float = 0.72
+    plain: float = 0.12
+    builtin: float = 0.08
     json: float = 0.08
 
 
@@ -53,7 +53,13 @@ def draw_setting(source: random.Random, split: Split) -> Setting:
     return Setting(effort, source.choice(bank) if source.random() < 0.3 else "")
 
 
-def draw_tools(source: random.Random, split: Split, count: int) -> list[DrawnTool]:
+ODD_NAMES = 0.4
+"""Of the tools that are trained, how many have a name that can only be copied."""
+
+
+def draw_tools(
+    source: random.Random, split: Split, count: int, odd: float = 0.0
+) -> list[DrawnTool]:
     """`count` tools of different names, some of them easily mistaken for each other."""
     chosen: list[Concept] = []
     names: set[str] = set()
@@ -65,7 +71,7 @@ def draw_tools(source: random.Random, split: Split, count: int) -> list[DrawnToo
         if concept is None:
             written = source.random() < 0.55
             concept = source.choice(concepts(split)) if written else family_concept(source, split)
-        tool = draw_tool(source, concept)
+        tool = draw_tool(source, concept, odd)
         if tool.tool.name in names or any(concept.names == other.names for other in chosen):
             continue
         chosen.append(concept)
@@ -98,7 +104,8 @@ class Mixture:
 
     def functions(self, source: random.Random, size: int) -> list[Conversation]:
         """Function tools: calls, results, questions that need none, questions none serves."""
-        tools = draw_tools(source, self._split, source.choices(range(1, 7), (3, 4, 4, 3, 2, 2))[0])
+        count = source.choices(range(1, 7), (3, 4, 4, 3, 2, 2))[0]
+        tools = draw_tools(source, self._split, count, ODD_NAMES)
         base = draw_setting(source, self._split)
         setting = Setting(base.effort, base.instructions, tuple(one.tool for one in tools))
         return [self._with_tools(source, setting, tools) for _ in range(size)]

@@ -138,10 +138,13 @@ def near_family(source: random.Random, split: Split, concept: Concept) -> Concep
     return _family(source, split, other_verb, heads, noun)
 
 
-def draw_tool(source: random.Random, concept: Concept) -> DrawnTool:
-    """A declaration of a concept, in a style of names of its own."""
+def draw_tool(source: random.Random, concept: Concept, odd: float = 0.0) -> DrawnTool:
+    """A declaration of a concept, in a style of names of its own. A share `odd` of the tools has a
+    name that its purpose does not tell, so that it has to be read."""
     camel = source.random() < 0.15
     name = source.choice(concept.names)
+    if odd and source.random() < odd:
+        name = _odd(source, name)
     if camel and "." not in name:
         name = _camel(name)
     names: list[str] = []
@@ -172,6 +175,33 @@ def _remark(source: random.Random, parameter: Parameter, name: str) -> str:
         return source.choice(("HH:MM, 24 hours", "Time as HH:MM."))
     words = re.sub(r"([A-Z])", r" \1", name).replace("_", " ").lower()
     return source.choice((f"The {words}.", f"{words.capitalize()}."))
+
+
+AFFIXES = (
+    "v2",
+    "svc",
+    "api",
+    "do",
+    "run",
+    "my",
+    "x",
+    "new",
+    "job",
+    "op",
+    "fn",
+    "ext",
+    "q7",
+    "main",
+)
+
+
+def _odd(source: random.Random, name: str) -> str:
+    """A name with a word cut off and another put before or behind it."""
+    words = re.split(r"[_.]", name)
+    place = source.randrange(len(words))
+    words[place] = words[place][: source.randint(3, 6)]
+    words.insert(source.choice((0, len(words))), source.choice(AFFIXES))
+    return source.choice(("_", "_", ".")).join(words)
 
 
 def _camel(name: str) -> str:
