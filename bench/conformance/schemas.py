@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -154,7 +155,7 @@ class _Judge:
         validator = validator_for(want.real.schema, default=Draft202012Validator)
         try:
             problem = next(iter(validator(want.real.schema).iter_errors(value)), None)
-        except (SchemaError, Unresolvable, RecursionError) as error:
+        except (SchemaError, Unresolvable, RecursionError, re.error) as error:  # ECMA's patterns
             self._counted["not_validated"] += 1
             self._counted[f"not_validated: {type(error).__name__}"] += 1
             return
