@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from osslo.api.auth import Caller
 from osslo.api.guard import Guard, raw_text
@@ -17,18 +19,13 @@ from osslo.chat.events import TurnEnd, TurnEnded, TurnEvent
 from osslo.chat.judge import RunTurn
 from osslo.chat.metering import Bill, Meter
 from osslo.chat.models import ServedModel
-from osslo.chat.raw import (
-    PreparedRaw,
-    RawEvent,
-    RawRequest,
-    RawTurn,
-    prepare_raw,
-    prepared_raw_at_once,
-)
+from osslo.chat.raw import RawEvent, RawRequest, RawTurn, prepare_raw, prepared_raw_at_once
 from osslo.chat.request import ChatRequest
 from osslo.chat.turn import OnEnded, PreparedTurn, Turn, prepare, prepared_at_once
 from osslo.errors import OssloError, OverloadedError, PermissionDeniedError, ShuttingDownError
 from osslo.telemetry import LOGGER_NAME
+
+T = TypeVar("T")
 
 _log = logging.getLogger(LOGGER_NAME + ".turn")
 
@@ -116,7 +113,9 @@ async def prepare_turns(
 ) -> PreparedTurns:
     """Prepare `asked` for `choices` turns of it, each with an id and, if seeded, a seed of its own.
     `protocol` is what usage is listed under. Raises what `prepare` raises."""
-    prepared = await _prepared(services, model, asked)
+    prepared = await _prepared(
+        partial(prepare, model, asked, today=services.today()), at_once=prepared_at_once(asked)
+    )
     bill = Bill(
         model.id,
         protocol,
@@ -142,11 +141,9 @@ async def prepare_turns(
     return PreparedTurns(prepared, begin)
 
 
-async def _prepared(services: Services, model: ServedModel, asked: ChatRequest) -> PreparedTurn:
-    today = services.today()
-    if prepared_at_once(asked):
-        return prepare(model, asked, today=today)
-    return await asyncio.to_thread(prepare, model, asked, today=today)
+async def _prepared(work: Callable[[], T], *, at_once: bool) -> T:
+    """What `work` gives, here if that takes no longer than a hand-over, or in another thread."""
+    return work() if at_once else await asyncio.to_thread(work)
 
 
 async def start_raw_turns(
@@ -160,7 +157,10 @@ async def start_raw_turns(
     """Prepare raw completions and set them up to run side by side. Raises what `prepare_raw`
     raises; the events begin when they are first read."""
     check_room(model)
-    prepared = await _prepared_raw(model, asked)
+    prepared = await _prepared(
+        lambda: [prepare_raw(model, request) for request in asked],
+        at_once=prepared_raw_at_once(asked),
+    )
     bill = Bill(model.id, protocol, caller.user_id, caller.key_id, batch=caller.background)
     guard = guard_of(services, caller, model)
     await guard.check_input(raw_text(model, request.prompt) for request in asked)
@@ -173,12 +173,6 @@ async def start_raw_turns(
             for one in prepared
         ]
     )
-
-
-async def _prepared_raw(model: ServedModel, asked: Sequence[RawRequest]) -> list[PreparedRaw]:
-    if prepared_raw_at_once(asked):
-        return [prepare_raw(model, request) for request in asked]
-    return await asyncio.to_thread(lambda: [prepare_raw(model, request) for request in asked])
 
 
 def guard_of(services: Services, caller: Caller, model: ServedModel) -> Guard:

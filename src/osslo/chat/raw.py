@@ -17,7 +17,7 @@ from osslo.chat.backend_stream import as_osslo_error, close_stream
 from osslo.chat.events import PrefillProgressed, TurnEnd, TurnEnded, TurnStarted
 from osslo.chat.held_text import HeldText, Piece
 from osslo.chat.metering import Bill, Charge, FreeMeter, Meter, granted
-from osslo.chat.models import ServedModel
+from osslo.chat.models import AT_ONCE_CHARACTERS, ServedModel
 from osslo.errors import ContextLengthError, EngineError, OssloError, RequestError
 from osslo.harmony.vocabulary import Vocabulary
 from osslo.types import (
@@ -33,10 +33,6 @@ from osslo.types import (
 )
 
 OnEnded = Callable[[TurnEnded], None]
-
-AT_ONCE_CHARACTERS = 1000
-"""The longest prompt, in characters or ids, that is encoded on the event loop: half a millisecond,
-where to wake a thread and be woken by it takes a third of one."""
 
 
 @dataclass(frozen=True, slots=True)

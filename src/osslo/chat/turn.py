@@ -27,7 +27,7 @@ from osslo.chat.events import (
 )
 from osslo.chat.form import form_for
 from osslo.chat.metering import Bill, Charge, FreeMeter, Meter, granted
-from osslo.chat.models import ServedModel
+from osslo.chat.models import AT_ONCE_CHARACTERS, ServedModel
 from osslo.chat.prompt import output_limit, render_prompt
 from osslo.chat.request import ChatRequest
 from osslo.errors import EngineError, OssloError
@@ -41,10 +41,6 @@ from osslo.types import (
     TokenId,
     Usage,
 )
-
-AT_ONCE_CHARACTERS = 1000
-"""The most text that is rendered on the event loop: half a millisecond, or two where nothing in it
-merges. To wake a thread and be woken by it takes a third of one on an idle machine."""
 
 _EACH_TEXT_CHARACTERS = 16
 """What a text costs, however short it is, in characters."""
