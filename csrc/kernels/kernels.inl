@@ -212,7 +212,8 @@ void plain_tile(const MatmulTask& t, const uint8_t* panel, int panel_index, int 
   for (int n = 0; n < N; ++n) acc[n] = zero();
   for (int k = 0; k < t.weights->columns; ++k) {
     const F8 column = Weights::column(panel, k);
-    __builtin_prefetch(panel + Weights::bytes * static_cast<size_t>(k) + kPrefetchBytes);
+    const size_t at = Weights::bytes * static_cast<size_t>(k);
+    if (at % 64 == 0) __builtin_prefetch(panel + at + kPrefetchBytes);
     for (int n = 0; n < N; ++n) acc[n] = fma(column, set1(row_floats(t, token + n)[k]), acc[n]);
   }
   for (int n = 0; n < N; ++n) write(t, panel_index, token + n, acc[n]);
