@@ -143,7 +143,7 @@ def draw_tool(source: random.Random, concept: Concept, odd: float = 0.0) -> Draw
     name that its purpose does not tell, so that it has to be read."""
     camel = source.random() < 0.15
     name = source.choice(concept.names)
-    if odd and source.random() < odd:
+    if odd and source.random() < odd:  # without a draw where none is odd: held-out prompts stay
         name = _odd(source, name)
     if camel and "." not in name:
         name = _camel(name)
@@ -178,21 +178,8 @@ def _remark(source: random.Random, parameter: Parameter, name: str) -> str:
 
 
 AFFIXES = (
-    "v2",
-    "svc",
-    "api",
-    "do",
-    "run",
-    "my",
-    "x",
-    "new",
-    "job",
-    "op",
-    "fn",
-    "ext",
-    "q7",
-    "main",
-)
+    "v2", "svc", "api", "do", "run", "my", "x", "new", "job", "op", "fn", "ext", "q7", "main",
+)  # fmt: skip
 
 
 def _odd(source: random.Random, name: str) -> str:
