@@ -49,8 +49,9 @@ async def test_without_users_the_servers_key_works_and_then_no_more() -> None:
 
 async def test_management_says_that_there_are_no_users_yet() -> None:
     async with people() as they:
-        refused = await they.call(NOBODY, "GET", "/v1/me")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "not_set_up")
+        for caller in (NOBODY, SERVER_KEY):
+            refused = await they.call(caller, "GET", "/v1/me")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "not_set_up")
 
 
 async def test_from_the_setup_link_to_an_answer() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -180,6 +183,26 @@ def test_a_signal_lets_running_requests_finish_and_takes_no_new_ones() -> None:
     assert text == "Oslo."
     assert stage.backend.drained.is_set()
     assert not stage.backend.ready
+
+
+def test_ctrl_c_ends_the_command_without_a_complaint(checkpoint: Path, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    osslo = str(Path(sys.executable).with_name("osslo"))
+    with subprocess.Popen(
+        [osslo, "serve", str(checkpoint), "--context", "1024", "--port", "0", "--threads", "1"],
+        env={**os.environ, "HOME": home, "OSSLO_HOME": home},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        before = next((line for line in process.stdout if "Stop with Ctrl-C" in line), "")
+        process.send_signal(signal.SIGINT)
+        after = process.stdout.read()
+    assert before
+    assert process.returncode == 0
+    assert "leaked" not in after
+    assert "Traceback" not in after
 
 
 def test_a_context_that_cannot_fit_is_refused_before_the_engine_starts(

@@ -214,18 +214,14 @@ class Requires:
         principal = await principal_by_session(request)
         if principal is not None:
             return principal
-        if not await accounts.keyring.in_use():
-            raise AuthenticationError(
-                "There are no users yet: open the setup link that the server printed when it "
-                "started, or run `osslo users create`.",
-                code="not_set_up",
-            )
+        await _check_set_up(accounts)
         raise AuthenticationError("Sign in, or send a key.", code="not_signed_in")
 
     async def _by_key(self, request: Request, accounts: Accounts, text: str) -> Principal:
         address = services_of(request).proxies.address(request)
         holder = await accounts.keyring.identify(text, address=address)
         if holder is None:
+            await _check_set_up(accounts)
             raise AuthenticationError("Incorrect API key provided.")
         if holder.key.rules.management:
             return _by_key(holder, holder.user.role, address)
@@ -236,6 +232,16 @@ class Requires:
                 code="management_key_needed",
             )
         return _by_key(holder, Role.MEMBER, address)
+
+
+async def _check_set_up(accounts: Accounts) -> None:
+    """Raise `AuthenticationError` where nobody can call yet: the server's key only generates."""
+    if not await accounts.keyring.in_use():
+        raise AuthenticationError(
+            "There are no users yet: open the setup link that the server printed when it "
+            "started, or run `osslo users create`.",
+            code="not_set_up",
+        )
 
 
 def _by_key(holder: KeyHolder, role: Role, address: str | None) -> Principal:
