@@ -7,10 +7,14 @@ computes once. Everything is drawn from the seed and the step's number.
 from __future__ import annotations
 
 import random
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from osslo.harmony.messages import BuiltinTools, Conversation
+from osslo.harmony.vocabulary import Vocabulary
 from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.packing import Pack, pack
 from osslo.types import TokenId
@@ -183,10 +187,9 @@ class Mixture:
         return [tasks.json_answer(source, setting, self._split) for _ in range(size)]
 
 
-def stress(pack: Pack, tokens: Collection[TokenId], times: int) -> Pack:
-    """The pack with each target among `tokens` learned `times` over."""
-    places = [place for place, target in enumerate(pack.targets) if target in tokens]
-    again = places * (times - 1)
+def stress(pack: Pack, places: Sequence[int], times: int) -> Pack:
+    """The pack with the targets at `places` learned `times` over."""
+    again = list(places) * (times - 1)
     return replace(
         pack,
         rows=pack.rows + tuple(pack.rows[place] for place in again),
@@ -194,21 +197,45 @@ def stress(pack: Pack, tokens: Collection[TokenId], times: int) -> Pack:
     )
 
 
+def places_of_tokens(pack: Pack, tokens: Collection[TokenId]) -> list[int]:
+    """Where a target is one of the `tokens`."""
+    return [place for place, target in enumerate(pack.targets) if target in tokens]
+
+
+def places_of_words(pack: Pack, words: Collection[str], vocabulary: Vocabulary) -> list[int]:
+    """Where a target is a part of one of the `words`, each looked for as a whole word."""
+    if not words:
+        return []
+    pieces = [vocabulary.token_bytes(target) for target in pack.targets]
+    ends = list(accumulate(len(piece) for piece in pieces))
+    listed = b"|".join(re.escape(word.encode()) for word in sorted(words, key=len, reverse=True))
+    found = re.finditer(rb"(?<!\w)(?:" + listed + rb")(?!\w)", b"".join(pieces))
+    return [
+        place
+        for one in found
+        for place in range(bisect_right(ends, one.start()), bisect_left(ends, one.end()) + 1)
+    ]
+
+
 CLOSING_TIMES = 4
 """How often a closing marker is learned: it is one token, and a wrong one spoils the answer."""
+
+NAME_TIMES = 4
+"""How often a token of a tool's name is learned, for the same reason."""
 
 
 class MixtureSource:
     """Packs for the training loop: `step_tokens` a step, in packs of at most `pack_tokens`.
 
-    The tokens `closing`, which end messages, are learned `CLOSING_TIMES` over, but for validation.
+    The tokens `closing`, which end messages, are learned `CLOSING_TIMES` over, and the tools' names
+    `NAME_TIMES`, but for validation.
     """
 
     def __init__(
         self,
         train: Mixture,
         validation: Mixture,
-        renderer: ExampleRenderer,
+        vocabulary: Vocabulary,
         *,
         closing: Collection[TokenId],
         seed: int,
@@ -219,29 +246,40 @@ class MixtureSource:
     ) -> None:
         self._train = train
         self._group_size = group_size
-        self._renderer = renderer
+        self._vocabulary = vocabulary
+        self._renderer = ExampleRenderer(vocabulary)
         self._closing = closing
         self._seed = seed
         self._step_tokens = step_tokens
         self._pack_tokens = pack_tokens
         source = random.Random(f"validation {seed}")
         self._validation = [
-            one for _ in range(validation_packs) for one in self._group(validation, source)[:1]
+            one
+            for _ in range(validation_packs)
+            for one in self._packs(self._draw(validation, source))[:1]
         ]
 
     def step(self, index: int) -> Sequence[Pack]:
         source = random.Random(f"{self._seed} {index}")
         packs: list[Pack] = []
         while sum(one.tokens for one in packs) < self._step_tokens:
-            drawn = self._group(self._train, source)
-            packs += [stress(one, self._closing, CLOSING_TIMES) for one in drawn]
+            group = self._draw(self._train, source)
+            names = {tool.name for tool in group[0].tools}
+            packs += [self._stressed(one, names) for one in self._packs(group)]
         return sorted(packs, key=lambda one: -one.tokens)  # the longest first: workers end together
 
     def validation(self) -> Sequence[Pack]:
         return self._validation
 
-    def _group(self, mixture: Mixture, source: random.Random) -> list[Pack]:
+    def _stressed(self, drawn: Pack, names: Collection[str]) -> Pack:
+        closing = places_of_tokens(drawn, self._closing)
+        named = places_of_words(drawn, names, self._vocabulary)
+        return stress(stress(drawn, closing, CLOSING_TIMES), named, NAME_TIMES)
+
+    def _draw(self, mixture: Mixture, source: random.Random) -> list[Conversation]:
+        return mixture.group(source, self._group_size)
+
+    def _packs(self, group: Sequence[Conversation]) -> list[Pack]:
         """One group in packs: one, unless its conversations are long."""
-        conversations = mixture.group(source, self._group_size)
-        examples = [self._renderer.last_turn(one) for one in conversations]
+        examples = [self._renderer.last_turn(one) for one in group]
         return pack(examples, self._pack_tokens, seed=0)

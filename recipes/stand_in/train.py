@@ -23,7 +23,6 @@ from osslo.model.standin import fetch_base
 from osslo.model.standin.convert import LlamaSizes
 from osslo.model.standin.delta import read_delta
 from osslo.model.standin.markers import Marked
-from osslo.tuning.examples import ExampleRenderer
 from osslo.tuning.loop import Schedule, StepRecord, Trainer
 from osslo.tuning.model import Trainable
 from osslo.tuning.plan import fast_dtype
@@ -43,7 +42,7 @@ def build_source(marked: Marked, folder: Path, *, seed: int, step_tokens: int) -
     return MixtureSource(
         Mixture(pairs[len(held) :], "train", Shares()),
         Mixture(held, "train", Shares()),
-        ExampleRenderer(marked.tokenizer),
+        marked.tokenizer,
         closing=(markers.end, markers.return_, markers.call),
         seed=seed,
         step_tokens=step_tokens,

@@ -6,20 +6,31 @@ import random
 import re
 from collections import Counter
 
-from osslo.tuning.examples import Example
+from osslo.tuning.examples import Example, ExampleRenderer
 from osslo.tuning.packing import pack
-from recipes.stand_in.mixture import draw_tools, stress
+from recipes.stand_in.mixture import draw_tools, places_of_tokens, places_of_words, stress
+from tests.scripted import ByteVocabulary
 
 
 def test_stressed_targets_are_learned_as_often_as_told_and_nothing_else_changes() -> None:
     examples = [Example((1, 2, 3, 9), (False, True, True, True)), Example((4, 9), (False, True))]
     (plain,) = pack(examples, 16, seed=0)
-    stressed = stress(plain, {9, 7}, 4)
+    stressed = stress(plain, places_of_tokens(plain, {9, 7}), 4)
     asked = Counter(zip(stressed.rows, stressed.targets, strict=True))
     for place, target in zip(plain.rows, plain.targets, strict=True):
         assert asked.pop((place, target)) == (4 if target == 9 else 1)
     assert not asked
     assert (stressed.ids, stressed.segments) == (plain.ids, plain.segments)
+
+
+def test_the_tokens_of_words_are_found_and_no_others() -> None:
+    vocabulary = ByteVocabulary()
+    text = "Use run_q7. Not run_q7x, my.run_q7"
+    (plain,) = pack([ExampleRenderer(vocabulary).text(text, end=None)], 64, seed=0)
+    places = places_of_words(plain, {"run_q7", "run"}, vocabulary)
+    learned = vocabulary.encode(text)[1:]
+    assert [learned[place] for place in places] == vocabulary.encode("run_q7" * 2)
+    assert places_of_words(plain, set(), vocabulary) == []
 
 
 def test_odd_names_are_names_that_the_purpose_does_not_tell() -> None:
