@@ -97,20 +97,30 @@ class Database:
         await self.engine.dispose()
 
 
-def prepare_sqlite(engine: Engine, *, synchronous: str = "FULL") -> None:
+def prepare_sqlite(
+    engine: Engine,
+    *,
+    synchronous: str = "FULL",
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
+    moves_log: bool = True,
+) -> None:
     """Leave BEGIN to us: the driver's own would be deferred, and would not cover reads. With
-    `synchronous` FULL a commit survives a power cut, with NORMAL it does once it is flushed."""
+    `synchronous` FULL a commit survives a power cut, with NORMAL it does once it is flushed.
+    Without `moves_log` no commit moves the write-ahead log into the file; somebody else has to."""
+    pragmas = [
+        "journal_mode=WAL",
+        f"synchronous={synchronous}",
+        "foreign_keys=ON",
+        f"busy_timeout={int(busy_timeout_s * 1000)}",
+    ]
+    if not moves_log:
+        pragmas.append("wal_autocheckpoint=0")
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         cursor: sqlite3.Cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            f"synchronous={synchronous}",
-            "foreign_keys=ON",
-            f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
-        ):
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

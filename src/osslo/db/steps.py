@@ -3,8 +3,9 @@
 A step is a function of a synchronous connection. What it did is seen by everybody once `run`
 returns, and on the disk once a later `flush` does: flushing takes many times as long as a step, so
 steps go on meanwhile, and one flush serves all that came before it. Steps run on one connection
-that is kept; on SQLite it has a thread of its own: one hop for the whole transaction instead of
-several for each statement. Also owns which failures a step may be tried again after.
+that is kept. A short step on SQLite takes less time than handing it to a thread and back, so that
+`now` runs it on the spot if nobody else writes; whatever waits for a lock or for the disk has a
+thread. Also owns which failures a step may be tried again after.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -44,6 +46,11 @@ class Steps(Protocol):
         it gives None if it did nothing."""
         ...
 
+    def now(self, step: Callable[[Connection], T]) -> T | None:
+        """What `step` returns, committed, without waiting for anybody. None, and nothing done,
+        where that cannot be. Blocks its caller while the step takes; raises as `run` does."""
+        ...
+
     async def flush(self) -> None:
         """Return once everything that was committed before is on the disk. If it raises, what was
         not flushed earlier may be lost."""
@@ -53,6 +60,13 @@ class Steps(Protocol):
         """Let go of the connections."""
         ...
 
+
+MOVE_AFTER_STEPS = 200
+"""A step writes about five pages, and SQLite itself would move its log after a thousand."""
+
+LONGEST_LOG_PAGES = 10_000
+READERS_WAIT_S = 0.2
+"""How long writers may stand still for a reader of a log that is too long; then it grows on."""
 
 FROZEN_S = 5.0
 """How long PostgreSQL keeps the locks of a step whose process says nothing more."""
@@ -70,19 +84,15 @@ def steps_of(database: Database, *, frozen_s: float = FROZEN_S) -> Steps:
 
 
 class _SqliteSteps:
-    """Commits into the write-ahead log without a flush (`synchronous=NORMAL`: SQLite itself flushes
-    where the file's integrity needs it), and flushes that log from another thread."""
+    """Commits into the write-ahead log without a flush (`synchronous=NORMAL`) and flushes that log
+    from another thread, which also moves it into the database's file: where SQLite does that by
+    itself, at the end of a commit, that commit waits for the disk."""
 
     def __init__(self, database: Database) -> None:
-        self._engine: Engine = create_engine(
-            database.url.set(drivername="sqlite"),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
-        )
-        prepare_sqlite(self._engine, synchronous="NORMAL")
-        self._kept: Connection | None = None
-        self._log = f"{database.url.database}-wal"
+        self._path = str(database.url.database)
+        self._here = _KeptSqlite(database, wait_s=0.0)
+        self._apart = _KeptSqlite(database, wait_s=BUSY_TIMEOUT_S)
+        self._unmoved = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="osslo-steps")
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="osslo-flush")
 
@@ -91,43 +101,103 @@ class _SqliteSteps:
         step: Callable[[Connection], T],
         at_once: Callable[[Connection], T | None] | None = None,  # noqa: ARG002 - the interface's
     ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, step)
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._thread, self._apart.run, step)
+        self._unmoved += 1
+        return result
 
-    def _run(self, step: Callable[[Connection], T]) -> T:
-        """One transaction, begun and ended by the driver: SQLAlchemy would take as long for that as
-        SQLite for all of it."""
-        kept = self._kept = self._kept or self._engine.connect()
+    def now(self, step: Callable[[Connection], T]) -> T | None:
         try:
-            driver = cast(sqlite3.Connection, kept.connection.driver_connection)
-            driver.execute("BEGIN IMMEDIATE")
-            result = step(kept)
-            driver.execute("COMMIT")
-        except BaseException:
-            self._kept = None
-            try:
-                kept.connection.rollback()  # a statement that an error refers to outlives close
-            finally:
-                kept.invalidate()
-                kept.close()
-            raise
+            begun = self._here.begin()
+        except sqlite3.OperationalError:  # locked; what else there is, `run` will meet as well
+            return None
+        result = self._here.finish(begun, step)
+        self._unmoved += 1
         return result
 
     async def flush(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._flusher, self._flush)
 
     def _flush(self) -> None:
-        descriptor = os.open(self._log, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
+        if self._unmoved >= MOVE_AFTER_STEPS:
+            self._unmoved = 0
+            self._move()
+
+    def _move(self) -> None:
+        """Move the log into the file, so that the log can begin anew. A log that grows all the
+        same, since somebody writes in each such moment, is moved while writers wait."""
+        with closing(sqlite3.connect(self._path, timeout=READERS_WAIT_S)) as connection:
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages > LONGEST_LOG_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
         await asyncio.to_thread(self._flusher.shutdown)
+        self._here.close()
+        self._apart.close()
+
+
+class _KeptSqlite:
+    """A connection for steps, kept until one fails. Transactions are begun and ended by the driver:
+    SQLAlchemy would take as long for that as SQLite for all of it."""
+
+    def __init__(self, database: Database, *, wait_s: float) -> None:
+        self._engine: Engine = create_engine(
+            database.url.set(drivername="sqlite"),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"check_same_thread": False},
+        )
+        prepare_sqlite(self._engine, synchronous="NORMAL", busy_timeout_s=wait_s, moves_log=False)
+        self._kept: Connection | None = None
+
+    def run(self, step: Callable[[Connection], T]) -> T:
+        """One transaction."""
+        return self.finish(self.begin(), step)
+
+    def begin(self) -> Connection:
+        """Take the write lock. Raises `sqlite3.OperationalError` if another has it for too long."""
+        kept = self._kept = self._kept or self._engine.connect()
+        try:
+            _driver(kept).execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            if not is_locked(error):
+                self._drop(kept)
+            raise
+        return kept
+
+    def finish(self, begun: Connection, step: Callable[[Connection], T]) -> T:
+        """Do what was begun for, and commit it."""
+        try:
+            result = step(begun)
+            _driver(begun).execute("COMMIT")
+        except BaseException:
+            self._drop(begun)
+            raise
+        return result
+
+    def close(self) -> None:
         if self._kept is not None:
             self._kept.close()
         self._engine.dispose()
+
+    def _drop(self, kept: Connection) -> None:
+        self._kept = None
+        try:
+            kept.connection.rollback()  # a statement that an error refers to outlives close
+        finally:
+            kept.invalidate()
+            kept.close()
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 class _PostgresSteps:
@@ -170,6 +240,9 @@ class _PostgresSteps:
             kept, self._kept = self._kept, None
             await _drop(kept)
             raise
+
+    def now(self, step: Callable[[Connection], T]) -> T | None:  # noqa: ARG002 - the interface's
+        return None
 
     async def _connected(self) -> AsyncConnection:
         connection = await self._engine.connect()
@@ -241,6 +314,11 @@ _TRANSIENT_SQLITE = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another connection to the SQLite file has the lock that was wanted."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_BUSY
 
 
 def is_transient(error: BaseException) -> bool:
