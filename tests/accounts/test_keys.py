@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from osslo.accounts.backoff import BackOff
-from osslo.accounts.keyring import FRESH_S, Keyring
+from osslo.accounts.keyring import AHEAD_S, FRESH_S, Keyring
 from osslo.accounts.records import (
     COMMAND_LINE,
     GuardMode,
@@ -194,6 +194,51 @@ async def test_a_change_reaches_every_replica_within_a_second(
             await ring.identify(made.text, address=None)
         assert await ring.again(made.key.id) is None
         assert await ring.holder(made.key.id) is not None
+
+
+async def test_who_calls_all_the_time_does_not_wait_for_the_database(
+    accounts: Accounts, clock: Clock, database: Database
+) -> None:
+    made = await make_key(accounts, await make_user(accounts))
+    ring = keyring(accounts, clock)
+    await ring.identify(made.text, address=None)
+    queries = Queries(database)
+    for _ in range(8):
+        clock.advance(seconds=AHEAD_S)
+        before = queries.count
+        assert not waits(ring.identify(made.text, address=None))
+        assert ring._ahead is not None
+        await ring._ahead
+        await asyncio.sleep(0)  # until it is known to be done
+        assert queries.count > before
+
+
+def waits(asked: Coroutine[object, object, object]) -> bool:
+    """Whether it needs the event loop before it is done."""
+    try:
+        asked.send(None)
+    except StopIteration:
+        return False
+    asked.close()
+    return True
+
+
+async def test_reading_ahead_in_vain_is_told_once_it_matters(
+    sqlite: Accounts, clock: Clock
+) -> None:
+    made = await make_key(sqlite, await make_user(sqlite))
+    ring = keyring(sqlite, clock)
+    await ring.identify(made.text, address=None)
+    away = Database("postgresql://osslo@127.0.0.1:1/none")
+    ring._context = replace(ring._context, database=away)
+    clock.advance(seconds=AHEAD_S)
+    assert await ring.identify(made.text, address=None) is not None
+    assert ring._ahead is not None
+    await asyncio.wait({ring._ahead})
+    clock.advance(seconds=AHEAD_S)
+    with pytest.raises(OverloadedError):
+        await ring.identify(made.text, address=None)
+    await away.close()
 
 
 async def test_what_was_read_before_a_change_is_not_kept_after_it(
