@@ -86,8 +86,7 @@ screenshots: $(DEV) ## a picture of every page of the console, in build/screensh
 
 # Training frees and takes the same big blocks at each step: glibc is told to keep them.
 train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint
-	@OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000 \
-		MALLOC_ARENA_MAX=1 $(PYTHON_BIN) -m recipes.stand_in.train $(TRAIN_ARGS)
+	@OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(PYTHON_BIN) -m recipes.stand_in.train $(TRAIN_ARGS)
 
 eval-stand-in: $(DEV) ## held-out prompts through MODEL=...; writes build/stand-in-eval.json
 	@$(PYTHON_BIN) -m bench.stand_in_eval --model $(or $(MODEL),stand-in)
