@@ -49,6 +49,11 @@ class Shares:
     builtin: float = 0.08
     json: float = 0.08
 
+    def with_plain(self, plain: float) -> Shares:
+        """The same with another share of plain answers; the others keep their proportions."""
+        rest = (1 - plain) / (1 - self.plain)
+        return Shares(self.functions * rest, plain, self.builtin * rest, self.json * rest)
+
 
 def draw_setting(source: random.Random, split: Split) -> Setting:
     """Effort and, sometimes, instructions."""

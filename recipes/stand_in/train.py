@@ -31,16 +31,20 @@ from recipes.stand_in.mixture import Mixture, MixtureSource, Shares
 from recipes.stand_in.model import build_trainable, load_delta, open_base
 
 BASE_FOLDER = Path("build/test-cache")
+PLAIN = Shares().plain
 
 
-def build_source(marked: Marked, folder: Path, *, seed: int, step_tokens: int) -> MixtureSource:
-    """The mixture over the answers that `base_answers` collected in `folder`."""
+def build_source(
+    marked: Marked, folder: Path, *, seed: int, step_tokens: int, plain: float = PLAIN
+) -> MixtureSource:
+    """The mixture over the answers that `base_answers` collected in `folder`, with a share of
+    `plain` answers."""
     path = folder / "base_answers_train.jsonl"
     pairs = base_answers.read(path) if path.exists() else []
     held = pairs[: len(pairs) // 20]
     markers = Markers.of(marked.tokenizer)
     return MixtureSource(
-        Mixture(pairs[len(held) :], "train", Shares()),
+        Mixture(pairs[len(held) :], "train", Shares().with_plain(plain)),
         Mixture(held, "train", Shares()),
         marked.tokenizer,
         closing=(markers.end, markers.return_, markers.call),
@@ -68,6 +72,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=1e-3)
     options.add_argument("--decay", type=int, default=0)
     options.add_argument("--step-tokens", type=int, default=2400)
+    options.add_argument("--plain", type=float, default=PLAIN, help="share of plain answers")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--from-delta", type=Path, help="start a new run from this delta")
     options.add_argument("--workers", type=int, default=2)
@@ -81,7 +86,9 @@ def main() -> None:
     trainable = build_trainable(path, marked, compute)
     if given.from_delta:
         start_from(trainable, given.from_delta, path)
-    source = build_source(marked, given.answers, seed=given.seed, step_tokens=given.step_tokens)
+    source = build_source(
+        marked, given.answers, seed=given.seed, step_tokens=given.step_tokens, plain=given.plain
+    )
     schedule = Schedule(
         given.steps,
         given.rate,

@@ -8,7 +8,13 @@ from collections import Counter
 
 from osslo.tuning.examples import Example, ExampleRenderer
 from osslo.tuning.packing import pack
-from recipes.stand_in.mixture import draw_tools, places_of_tokens, places_of_words, stress
+from recipes.stand_in.mixture import (
+    Shares,
+    draw_tools,
+    places_of_tokens,
+    places_of_words,
+    stress,
+)
 from tests.scripted import ByteVocabulary
 
 
@@ -41,3 +47,12 @@ def test_odd_names_are_names_that_the_purpose_does_not_tell() -> None:
     told = draw_tools(random.Random(5), "train", 40)
     plain = {re.sub(r"[_.]", "", name).lower() for one in told for name in one.concept.names}
     assert {re.sub(r"[_.]", "", one.tool.name).lower() for one in told} <= plain
+
+
+def test_shares_with_more_plain_answers_keep_their_sum_and_proportions() -> None:
+    usual = Shares()
+    plainer = usual.with_plain(0.3)
+    assert plainer.plain == 0.3
+    whole = plainer.functions + plainer.plain + plainer.builtin + plainer.json
+    assert abs(whole - 1) < 1e-9
+    assert abs(plainer.functions / plainer.json - usual.functions / usual.json) < 1e-9
