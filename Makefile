@@ -84,7 +84,7 @@ fault-injection: $(DEV) ## kill servers under load and audit the ledger; writes 
 screenshots: $(DEV) ## a picture of every page of the console, in build/screenshots
 	@$(PYTHON_BIN) -m tests.console.screenshots $(ONLY)
 
-# Training frees and takes the same big blocks at each step: glibc is told to keep them.
+# Training takes and frees big blocks at each step: in huge pages their first touch costs little.
 train-stand-in: $(DEV) ## go on training the stand-in from its last checkpoint
 	@OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(PYTHON_BIN) -m recipes.stand_in.train $(TRAIN_ARGS)
 
