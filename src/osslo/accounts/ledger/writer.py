@@ -187,12 +187,13 @@ class LedgerWriter:
         has to queue."""
         if self._queue or self._committing or self._suspect or not self._tasks:
             return False
+        item.tried = True
         try:
             results = self._now([item.operation])
-        except Exception:
-            item.tried = True  # the queue tries again, and tells what is wrong
+        except Exception:  # the queue tries again, and tells what is wrong
             return False
         if results is None:
+            item.tried = False
             return False
         self._idle.clear()
         self._note_committed([item], results)
