@@ -427,6 +427,30 @@ async def test_what_was_lost_before_it_was_flushed_is_committed_again(tmp_path: 
     await database.close()
 
 
+async def test_what_stands_although_its_flush_failed_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(sqlite_url(tmp_path / "osslo.db"))
+    await upgrade(database)
+    async with ledger_on(database) as ledger:
+        await ledger.give("ann", DOLLAR)
+        steps = Forgetful(steps_of(database), str(tmp_path / "osslo.db"))
+        writer = LedgerWriter(steps)  # type: ignore[arg-type]  # for any step
+        writer.start()
+        ledger.charging._writer = writer
+        charge = await ledger.open()
+        await steps.waiting.wait()
+        steps.gate.set()
+        await writer._idle.wait()  # what was committed was committed again
+        ended = charge.end(Counts(100, 1, cached_tokens=0), DONE)
+        assert ended is not None
+        assert await ended == 100 * 80 + 320
+        await writer.close()
+        assert "a ledger operation failed" not in caplog.text
+        assert await ledger.balance() == DOLLAR - (100 * 80 + 320)
+    await database.close()
+
+
 async def test_a_server_that_crashes_loses_nothing() -> None:
     with TemporaryDirectory(prefix="osslo-pg-") as folder:
         process = PostgresProcess(Path(folder))
